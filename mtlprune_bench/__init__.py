@@ -1,0 +1,111 @@
+"""mtlprune-bench: prune multitask networks with every published method, and compare them fairly.
+
+The names below are the public ones, and the only ones that plugins import. They are resolved when first
+used, so that importing the package does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mtlprune_bench.adapters import DataRequest, Dataset, Model, Sample, Samples, Splits
+    from mtlprune_bench.allocation import Erk, Global, Group, Uniform
+    from mtlprune_bench.arbiters import AND, MAJORITY, OR, AtLeast, Majority, Quorum, Unanimous
+    from mtlprune_bench.errors import DataError, MtlbenchError, PluginError, UsageError
+    from mtlprune_bench.files import checksum, locked, set_aside, write_atomic, write_text
+    from mtlprune_bench.gradients import Voter, untouched, voter_gradients
+    from mtlprune_bench.hookspecs import Register, hookimpl
+    from mtlprune_bench.method import (
+        AT_INIT,
+        JOINT,
+        PER_TASK,
+        REWOUND,
+        TRAINED,
+        Exact,
+        FixedRatio,
+        Method,
+        Start,
+    )
+    from mtlprune_bench.metrics import (
+        Angles,
+        Confusion,
+        CrossEntropy,
+        Deviation,
+        Ratios,
+        absolute_error,
+        absolute_loss,
+        cross_entropy,
+        fraction_delta,
+        fraction_within,
+        mean_iou,
+        mean_value,
+        median_angle,
+        relative_error,
+        weighted_mean,
+    )
+    from mtlprune_bench.protocols import DISPARSE, STANDARD, Protocol
+    from mtlprune_bench.recipe import Recipe
+    from mtlprune_bench.schedules import Update, never, once
+    from mtlprune_bench.scorers import Scores, Scoring, magnitude, noise, saliency
+    from mtlprune_bench.seeds import derive
+    from mtlprune_bench.tasks import Labels, Metric, Task
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "adapters": ["DataRequest", "Dataset", "Model", "Sample", "Samples", "Splits"],
+    "allocation": ["Erk", "Global", "Group", "Uniform"],
+    "arbiters": ["AND", "MAJORITY", "OR", "AtLeast", "Majority", "Quorum", "Unanimous"],
+    "errors": ["DataError", "MtlbenchError", "PluginError", "UsageError"],
+    "files": ["checksum", "locked", "set_aside", "write_atomic", "write_text"],
+    "gradients": ["Voter", "untouched", "voter_gradients"],
+    "hookspecs": ["Register", "hookimpl"],
+    "method": [
+        "AT_INIT",
+        "JOINT",
+        "PER_TASK",
+        "REWOUND",
+        "TRAINED",
+        "Exact",
+        "FixedRatio",
+        "Method",
+        "Start",
+    ],
+    "metrics": [
+        "Angles",
+        "Confusion",
+        "CrossEntropy",
+        "Deviation",
+        "Ratios",
+        "absolute_error",
+        "absolute_loss",
+        "cross_entropy",
+        "fraction_delta",
+        "fraction_within",
+        "mean_iou",
+        "mean_value",
+        "median_angle",
+        "relative_error",
+        "weighted_mean",
+    ],
+    "protocols": ["DISPARSE", "STANDARD", "Protocol"],
+    "recipe": ["Recipe"],
+    "schedules": ["Update", "never", "once"],
+    "scorers": ["Scores", "Scoring", "magnitude", "noise", "saliency"],
+    "seeds": ["derive"],
+    "tasks": ["Labels", "Metric", "Task"],
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+__all__ = ["__version__", *sorted(_MODULE)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module 'mtlprune_bench' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"mtlprune_bench.{_MODULE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

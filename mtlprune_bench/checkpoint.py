@@ -1,0 +1,79 @@
+"""Checkpoints: named tensors with a few facts in one safetensors file that carries its own checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from mtlprune_bench.files import discard, write_atomic
+from mtlprune_bench.masks import Masks, pack, unpack
+
+HEADER = "mtlprune-bench"
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
+    """Write `tensors` and JSON-like `facts` to `path`, whole or not at all. Raises StoreError."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(facts or {}, sort_keys=True)
+    # One key: safetensors writes several in random order, and equal contents must be equal files.
+    metadata = {HEADER: json.dumps([_digest(plain, text), text])}
+    write_atomic(path, lambda temporary: _write(temporary, plain, metadata))
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    try:
+        safetensors.torch.save_file(tensors, path, metadata)
+    except safetensors.SafetensorError as error:
+        raise OSError(str(error)) from error  # a full disk, which safetensors does not say as others do
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return the tensors (on the CPU) and facts of `path`, or None where there is no such file.
+
+    A damaged file is moved aside, with a warning, and counts as missing: its maker makes it again.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            digest, facts = json.loads(file.metadata()[HEADER])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if digest != _digest(tensors, facts):
+            raise ValueError("the checksum does not fit")
+        return tensors, json.loads(facts)
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        discard(path, error)
+        return None
+
+
+def save_masks(path: Path, masks: Masks) -> None:
+    """Write `masks` to `path` at one bit a weight. Raises StoreError."""
+    shapes = {name: list(mask.shape) for name, mask in masks.items()}
+    save_tensors(path, {name: pack(mask) for name, mask in masks.items()}, {"shapes": shapes})
+
+
+def load_masks(path: Path) -> dict[str, Tensor] | None:
+    """Return the masks of `path`, or None where there is no such file, as `load_tensors` does."""
+    loaded = load_tensors(path)
+    if loaded is None:
+        return None
+    bits, facts = loaded
+    return {name: unpack(bits[name], shape) for name, shape in facts["shapes"].items()}
+
+
+def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
+    """Return the SHA-256 over names, types, shapes, bytes and facts."""
+    digest = hashlib.sha256(facts.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

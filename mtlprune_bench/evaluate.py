@@ -1,0 +1,75 @@
+"""Evaluation: a pass over a split, with streaming metrics that never hold predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from mtlprune_bench.tasks import Batch, Metric, Objective
+
+LOSS = "loss"
+
+
+@dataclass(frozen=True)
+class Value:
+    """A measured number; `task` "" stands for all tasks together."""
+
+    task: str
+    metric: str
+    value: float
+    unit: str
+    higher_is_better: bool
+
+
+def evaluate(
+    model: nn.Module,
+    objective: Objective,
+    metrics: Mapping[str, Sequence[Metric]],
+    batches: Iterable[Batch],
+    device: torch.device,
+) -> list[Value]:
+    """Return the losses of `model` on `batches`, each task's and the weighted total, and its `metrics` by task.
+
+    Losses are means over batches weighted by their number of images, at the resolution of the predictions,
+    as in training. The model is measured in eval mode and left in the mode it had.
+    """
+    states = {
+        (task, metric.state): metric.state(objective.labels[task], objective.protocol).to(device)
+        for task, chosen in metrics.items()
+        for metric in chosen
+    }
+    sums = torch.zeros(len(objective.tasks), dtype=torch.float64, device=device)
+    images = 0
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for batch in batches:
+            batch = batch.to(device)
+            outputs = model(batch.images)
+            losses = objective.losses(outputs, batch)
+            sums += torch.stack(list(losses.values())).double() * len(batch.images)
+            images += len(batch.images)
+            if states:
+                height, width = batch.images.shape[-2:]
+                predictions = objective.predictions(outputs, (height, width))
+                for (task, _), state in states.items():
+                    state.update(predictions[task], batch.targets[task], batch.masks[task])
+    model.train(training)
+    means = dict(zip(objective.tasks, (sums / images).tolist(), strict=True))
+    total = sum(objective.weights[task] * loss for task, loss in means.items())
+    values = [Value("", LOSS, total, "", False)]
+    for task, loss in means.items():
+        values.append(Value(task, LOSS, loss, "", False))
+        for metric in metrics.get(task, ()):
+            number = float(metric.read(states[task, metric.state]))
+            unit = metric.unit or objective.labels[task].unit
+            values.append(Value(task, metric.name, number, unit, metric.higher_is_better))
+    return values
+
+
+def total_loss(model: nn.Module, objective: Objective, batches: Iterable[Batch], device: torch.device) -> float:
+    """Return the weighted multitask loss of `model` on `batches`, as `evaluate` measures it."""
+    return evaluate(model, objective, {}, batches, device)[0].value

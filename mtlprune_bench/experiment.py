@@ -1,0 +1,270 @@
+"""Experiments: from what a user asks for, in names and settings, to everything that a run needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import torch
+from torch import nn
+
+from mtlprune_bench.adapters import DataRequest, Dataset, Model, Splits
+from mtlprune_bench.config import Engine, RunConfig, convert, digest, override
+from mtlprune_bench.errors import DataError, UsageError, unknown
+from mtlprune_bench.method import CALIBRATIONS, Method
+from mtlprune_bench.protocols import PROTOCOLS, Protocol
+from mtlprune_bench.recipe import Recipe
+from mtlprune_bench.registry import Registry
+from mtlprune_bench.schedules import Update
+from mtlprune_bench.seeds import derive
+from mtlprune_bench.tasks import Metric, Objective
+
+SECTIONS = ("method", "model", "data", "train", "finetune", "engine")
+"""The sections of settings, as in `--set train.lr=1e-3`."""
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where data come from."""
+
+    root: str | None = field(
+        default=None, metadata={"help": "folder with the dataset's files; default $MTLBENCH_DATA"}
+    )
+    require_real: bool = field(
+        default=False, metadata={"help": "stop where the files are not found, instead of running a stand-in"}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One run as a user asks for it; `settings` are by section, `model` None stands for the dataset's."""
+
+    method: str
+    dataset: str
+    sparsity: float
+    seed: int
+    model: str | None = None
+    protocol: str = "standard"
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenDataset:
+    """A dataset whose samples can be read, or its stand-in, with the model and recipes that go with it."""
+
+    dataset: Dataset
+    splits: Splits
+    protocol: Protocol
+    stand_in: bool
+    model: str
+    train: Recipe
+    finetune: Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A run, ready to be executed; `changes` says in words how its method departs from the registered one."""
+
+    config: RunConfig
+    opened: OpenDataset
+    objective: Objective
+    metrics: Mapping[str, tuple[Metric, ...]]
+    model: Model
+    changes: str
+
+    @property
+    def plan(self) -> tuple[Update, ...]:
+        """Return the updates of the masks, by step."""
+        return self.config.method.schedule.plan(self.config.sparsity, self.config.recipe.steps)
+
+    def build_model(self, device: torch.device) -> nn.Module:
+        """Return the untrained network on `device`; the same weights for the same seed, whatever the method."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(self.config.seed, "init"))
+            channels = self.objective.channels()
+            network = self.model.build(channels, self.config.model_settings, self.model.argument)
+        return network.to(device)
+
+
+def cache_folder() -> Path:
+    """Return where generated samples are kept: $MTLBENCH_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("MTLBENCH_CACHE") or platformdirs.user_cache_dir("mtlprune-bench"))
+
+
+def open_dataset(request: Request, registry: Registry) -> OpenDataset:
+    """Return the dataset that `request` names, or its stand-in where its files are not found.
+
+    Raises UsageError for an unknown name and DataError where the files are wrong, or are missing though the
+    user named their folder or required them.
+    """
+    dataset: Dataset = registry.get("datasets", request.dataset)
+    protocol = _protocol(request.protocol)
+    data = override(DataSettings(), request.settings.get("data", {}), "data")
+    root = data.root or os.environ.get("MTLBENCH_DATA")
+    asked = DataRequest(dataset.labels, protocol, Path(root) if root else None, cache_folder())
+    if data.root and not asked.root.is_dir():  # type: ignore[union-attr]
+        raise DataError(f"There is no folder {data.root}. Name the one that holds the files of {dataset.name}.")
+    splits = dataset.open(asked)
+    if splits is not None:
+        return OpenDataset(
+            dataset=dataset,
+            splits=splits,
+            protocol=protocol,
+            stand_in=False,
+            model=dataset.model,
+            train=dataset.train,
+            finetune=dataset.finetune,
+        )
+    if data.root or data.require_real or not dataset.stand_in:
+        place = f"in {root}" if root else "anywhere: neither --data-root nor MTLBENCH_DATA names a folder"
+        raise DataError(f"The files of {dataset.name} were not found {place}. {dataset.source}".strip())
+    return _open_stand_in(dataset, asked, registry)
+
+
+def _open_stand_in(dataset: Dataset, asked: DataRequest, registry: Registry) -> OpenDataset:
+    """Return generated samples with the tasks of `dataset`."""
+    generator: Dataset = registry.get("datasets", dataset.stand_in)
+    splits = generator.open(asked)
+    assert splits is not None, "a generated dataset needs no files"
+    return OpenDataset(
+        dataset=dataset,
+        splits=splits,
+        protocol=asked.protocol,
+        stand_in=True,
+        model=generator.model,
+        train=generator.train,
+        finetune=generator.finetune,
+    )
+
+
+def prepare(request: Request, registry: Registry, opened: OpenDataset) -> Experiment:
+    """Return the experiment that `request` describes, on the samples of `opened`.
+
+    Raises UsageError, before anything runs, for unknown names and settings, and values out of range.
+    """
+    for section, changes in request.settings.items():
+        if section not in SECTIONS:
+            raise unknown("section of settings", section, SECTIONS)
+        if not isinstance(changes, Mapping):
+            raise UsageError(f"'{section}' is a section of settings; write {section}.NAME = {changes!r}.")
+    if not 0 <= request.sparsity < 1:
+        raise UsageError(f"Sparsity {request.sparsity} is not in [0, 1): it is the fraction of weights removed.")
+    registered: Method = registry.get("methods", request.method)
+    method = configure_method(registered, request.settings.get("method", {}), registry)
+    model: Model = registry.get("models", request.model or opened.model)
+    override(Engine(), request.settings.get("engine", {}), "engine")  # checked here, though no part of a run
+    train = override(opened.train, request.settings.get("train", {}), "train")
+    finetune = override(opened.finetune, request.settings.get("finetune", {}), "finetune")
+    labels = {label.task: label for label in opened.dataset.labels}
+    config = RunConfig(
+        method=method,
+        sparsity=request.sparsity if method.prunes else 0.0,
+        seed=request.seed,
+        dataset=opened.dataset.name,
+        data=opened.splits.fingerprint,
+        labels=opened.dataset.labels,
+        loss_weights=opened.dataset.loss_weights,
+        model=model.name,
+        model_settings=override(model.settings, request.settings.get("model", {}), "model"),
+        protocol=opened.protocol,
+        train=train,
+        finetune=finetune if method.budget == "finetune" else None,
+    )
+    objective = Objective(
+        tasks={task: registry.get("tasks", task) for task in labels},
+        labels=labels,
+        weights=opened.dataset.loss_weights,
+        protocol=opened.protocol,
+    )
+    experiment = Experiment(
+        config=config,
+        opened=opened,
+        objective=objective,
+        metrics={task: tuple(registry.metrics_of(task)) for task in labels},
+        model=model,
+        changes=differences(registered, method),
+    )
+    _ = experiment.plan  # a schedule that does not fit the training says so now
+    return experiment
+
+
+def _protocol(name: str) -> Protocol:
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+    return PROTOCOLS[name]
+
+
+def configure_method(method: Method, changes: Mapping[str, Any], registry: Registry) -> Method:
+    """Return `method` with a variant and other choices on its axes.
+
+    A choice is a registered name (`arbiter = "majority"`), settings of the present value
+    (`score = {batches = 10}`), or both (`score = {name = "saliency", batches = 10}`). Raises UsageError.
+    """
+    changes = dict(changes)
+    variant = changes.pop("variant", None)
+    if variant is not None and variant != "paper":
+        if str(variant) not in method.variants:
+            raise unknown(f"variant of {method.name}", str(variant), ["paper", *method.variants])
+        method = dataclasses.replace(method, **method.variants[variant])
+    axes = {item.name: item for item in dataclasses.fields(method) if "help" in item.metadata}
+    for name, choice in changes.items():
+        if name not in axes:
+            raise unknown("setting", f"method.{name}", [f"method.{axis}" for axis in (*axes, "variant")])
+        value = _choose(method, axes[name], choice, registry)
+        method = dataclasses.replace(method, **{name: value})
+    return method
+
+
+def _choose(method: Method, item: dataclasses.Field[Any], choice: Any, registry: Registry) -> Any:
+    """Return the value that `choice` gives the axis `item` of `method`."""
+    where = f"method.{item.name}"
+    present = getattr(method, item.name)
+    settings = dict(choice) if isinstance(choice, Mapping) else {"name": choice}
+    name = settings.pop("name", None)
+    if name is not None:
+        if item.metadata["kind"]:
+            present = registry.get(item.metadata["kind"], str(name))
+        elif item.name == "calibration":
+            if name not in CALIBRATIONS:
+                raise unknown(f"value for {where}:", str(name), CALIBRATIONS)
+            present = CALIBRATIONS[name]
+        elif dataclasses.is_dataclass(present):
+            raise UsageError(f"{where} is set by its parts: {_parts(present, where)}.")
+        else:
+            present = convert(name, str, where)
+    if settings:
+        if not dataclasses.is_dataclass(present):
+            raise UsageError(f"{where} has no settings of its own.")
+        present = override(present, settings, where)
+    return present
+
+
+def _parts(value: Any, where: str) -> str:
+    return ", ".join(f"{where}.{item.name}" for item in dataclasses.fields(value) if item.init)
+
+
+def differences(base: Any, changed: Any, where: str = "") -> str:
+    """Return in one line how dataclass `changed` differs from `base`: `arbiter=majority score.batches=10`."""
+    words = []
+    for item in dataclasses.fields(base):
+        before, after = getattr(base, item.name), getattr(changed, item.name)
+        if before == after or not item.compare:
+            continue
+        name = f"{where}{item.name}"
+        if type(before) is type(after) and dataclasses.is_dataclass(before):
+            words.append(differences(before, after, f"{name}."))
+        else:
+            words.append(f"{name}={getattr(after, 'name', after)}")
+    return " ".join(words)
+
+
+def recipe_text(recipe: Recipe | None) -> str:
+    """Return a recipe in words, with a hash of all of it; "" for none."""
+    if recipe is None:
+        return ""
+    return f"{recipe.steps} steps, batch {recipe.batch}, crop {recipe.crop} [{digest(recipe)[:6]}]"

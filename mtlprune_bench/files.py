@@ -1,0 +1,95 @@
+"""Files that survive: written whole or not at all, checked when read, moved aside when damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import filelock
+
+from mtlprune_bench.errors import StoreError
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to disk and rename it to `path`.
+
+    Raises StoreError where the folder cannot be written or the disk is full; `path` is then as it was.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        temporary = Path(name)
+        os.close(handle)
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise StoreError(
+            f"Cannot write {path}: {error.strerror or error}. Free some space or choose another folder."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all. Raises StoreError."""
+    write_atomic(path, lambda temporary: _write_bytes(temporary, text.encode()))
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder to `<name>.damaged-N` beside it, and return the new path."""
+    number = 1
+    while (target := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    path.replace(target)
+    return target
+
+
+def discard(path: Path, error: Exception) -> None:
+    """Set a damaged file aside and warn of it: whoever needs it makes it again."""
+    kept = set_aside(path)
+    reason = " ".join(str(error).split())
+    warnings.warn(f"{path} is damaged ({reason}); it is kept as {kept.name} and made again.", stacklevel=3)
+
+
+@contextlib.contextmanager
+def locked(path: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock file `path`; where another process has it, call `on_wait(its process id)` and wait.
+
+    The operating system drops the lock of a process that dies. Raises StoreError where `path` cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            on_wait(path.with_suffix(".owner").read_text() if path.with_suffix(".owner").exists() else "unknown")
+            lock.acquire()
+        path.with_suffix(".owner").write_text(str(os.getpid()))
+    except OSError as error:
+        raise StoreError(
+            f"Cannot write in {path.parent}: {error.strerror or error}. Choose another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,70 @@
+"""Observers are told what happens in a run, and cannot change it: they get copies, and may fail."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtlprune_bench.masks import Masks
+from mtlprune_bench.registry import Registry
+from mtlprune_bench.store import Row
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What observers know of a run: its names, its folder, which stage it is in and how long that is."""
+
+    id: str
+    method: str
+    dataset: str
+    model: str
+    sparsity: float
+    seed: int
+    folder: Path
+    stage: str
+    steps: int
+
+
+class Observers:
+    """Calls the observer hooks of all plugins for one run."""
+
+    def __init__(self, registry: Registry, run: RunInfo) -> None:
+        self.run = run
+        self._hook = registry.hook
+
+    def run_started(self) -> None:
+        """Tell that the run, or its next stage, begins."""
+        self._tell("run_started")
+
+    def step_finished(self, step: int, losses: Mapping[str, float]) -> None:
+        """Tell the tasks' losses of an optimizer step."""
+        self._tell("step_finished", step=step, losses=dict(losses))
+
+    def masks_updated(self, step: int, before: Masks, after: Masks) -> None:
+        """Tell how the masks changed; they are copied only if somebody listens."""
+        if self._hook.masks_updated.get_hookimpls():
+            copies = [{name: mask.clone() for name, mask in masks.items()} for masks in (before, after)]
+            self._tell("masks_updated", step=step, before=copies[0], after=copies[1])
+
+    def model_evaluated(self, step: int, rows: list[Row]) -> None:
+        """Tell what was measured after `step` steps."""
+        self._tell("model_evaluated", step=step, rows=[dict(row) for row in rows])
+
+    def run_finished(self, rows: list[Row]) -> None:
+        """Tell that the run ended, and how."""
+        self._tell("run_finished", rows=[dict(row) for row in rows])
+
+    def _tell(self, event: str, **facts: Any) -> None:
+        for implementation in getattr(self._hook, event).get_hookimpls():
+            known = {"run": self.run, **facts}
+            try:
+                implementation.function(**{name: known[name] for name in implementation.argnames})
+            except Exception as error:
+                warnings.warn(
+                    f"Observer '{implementation.plugin_name}' failed in {event}: "
+                    f"{type(error).__name__}: {error}. The run goes on.",
+                    stacklevel=2,
+                )

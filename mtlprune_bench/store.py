@@ -1,0 +1,190 @@
+"""The store: one folder a run, one a stage that runs share; nothing in it is ever lost or half written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtlprune_bench.errors import StoreError, UsageError, unknown
+from mtlprune_bench.files import discard, write_atomic, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = dict[str, Any]
+"""One measured number with all that identifies it, or one failure with its reason; keys are COLUMNS."""
+
+COLUMNS: dict[str, str] = {
+    "run": "string",
+    "status": "string",
+    "reason": "string",
+    "method": "string",
+    "settings": "string",
+    "pretrained": "boolean",
+    "dataset": "string",
+    "data": "string",
+    "stand_in": "boolean",
+    "protocol": "string",
+    "model": "string",
+    "recipe": "string",
+    "finetune": "string",
+    "seed": "int64",
+    "sparsity": "float64",
+    "step": "int64",
+    "split": "string",
+    "task": "string",
+    "component": "string",
+    "metric": "string",
+    "value": "float64",
+    "unit": "string",
+    "higher_is_better": "boolean",
+}
+
+SPARSITY = "sparsity"
+WHOLE = "whole"
+"""The metric that every run has, and its component that is all of the network."""
+
+ROWS = "rows.parquet"
+CHECKSUM = b"sha256"
+
+FINISHED = "finished"
+FAILED = "failed"
+DIVERGED = "diverged"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder with the folders of runs, and `stages/` with what several runs share."""
+
+    folder: Path
+
+    def run_folder(self, run_id: str) -> Path:
+        """Return the folder of a run, which may not exist yet."""
+        return self.folder / run_id
+
+    def stage_folder(self, key: str) -> Path:
+        """Return the folder of a shared stage, which may not exist yet."""
+        return self.folder / "stages" / key
+
+    def check_writable(self) -> None:
+        """Raise StoreError where nothing can be written in the store."""
+        probe = self.folder / f".probe-{os.getpid()}"
+        write_text(probe, "")
+        probe.unlink()
+
+    def runs(self) -> list[Path]:
+        """Return the folders of all runs, by name."""
+        return sorted(path.parent for path in self.folder.glob("*/config.json"))
+
+    def find(self, name: str) -> Path:
+        """Return the folder of the run whose id begins or ends with `name`.
+
+        Raises UsageError where there is none or more than one.
+        """
+        ids = [path.name for path in self.runs()]
+        matching = [run for run in ids if run == name] or [
+            run for run in ids if run.startswith(name) or run.endswith(name)
+        ]
+        if not matching:
+            raise unknown("run", name, ids)
+        if len(matching) > 1:
+            raise UsageError(f"'{name}' may be any of {', '.join(matching)}; write more of it.")
+        return self.run_folder(matching[0])
+
+    def rows(self) -> pd.DataFrame:
+        """Return the rows of all runs that have some."""
+        import pandas as pd
+
+        tables = [pd.DataFrame(rows) for folder in self.runs() if (rows := read_rows(folder))]
+        frame = pd.concat(tables) if tables else pd.DataFrame(columns=list(COLUMNS))
+        return frame.astype(COLUMNS).reset_index(drop=True)
+
+
+def write_rows(folder: Path, rows: Sequence[Row]) -> None:
+    """Write a run's rows as Parquet; equal rows are equal bytes. Raises StoreError."""
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    frame = pd.DataFrame(list(rows), columns=list(COLUMNS)).astype(COLUMNS)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), CHECKSUM: _digest(frame)})
+    write_atomic(folder / ROWS, lambda temporary: pq.write_table(table, temporary))
+
+
+def read_rows(folder: Path) -> list[Row] | None:
+    """Return a run's rows, or None where it has none yet; a damaged file is moved aside, with a warning."""
+    path = folder / ROWS
+    if not path.exists():
+        return None
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+        frame = table.to_pandas(ignore_metadata=True)[list(COLUMNS)].astype(COLUMNS)
+        if (table.schema.metadata or {}).get(CHECKSUM) != _digest(frame):
+            raise ValueError("the checksum does not fit")
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+        discard(path, error)
+        return None
+    rows = frame.to_dict("records")
+    return [{str(key): None if value is pd.NA else value for key, value in row.items()} for row in rows]
+
+
+def _digest(frame: pd.DataFrame) -> bytes:
+    """Return the SHA-256 of all cells, which catches what Parquet's own checks do not."""
+    return hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest().encode()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON-like `value` to `path`, indented. Raises StoreError."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON-like value of `path`, None where there is none; a damaged file is moved aside."""
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        discard(path, error)
+        return None
+
+
+def append_history(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Append one line of JSON an entry. Raises StoreError where the disk is full."""
+    try:
+        with path.open("a+b") as file:
+            # A killed process may have left half a line; end it, and readers pass over it.
+            if file.tell() and _last_byte(path) != b"\n":
+                file.write(b"\n")
+            file.writelines((json.dumps(entry) + "\n").encode() for entry in entries)
+    except OSError as error:
+        raise StoreError(f"Cannot write {path}: {error.strerror or error}. Free some space.") from error
+
+
+def _last_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1)
+
+
+def read_history(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the entries of a loss history by step; of a step that was made twice, the last."""
+    entries = {}
+    if path.exists():
+        for line in path.read_bytes().splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            entries[entry["step"]] = entry
+    yield from (entries[step] for step in sorted(entries))

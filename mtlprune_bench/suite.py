@@ -1,0 +1,68 @@
+"""Suites: lists of runs, checked as a whole before the first one starts, and executed by a runner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from mtlprune_bench.config import Engine, override
+from mtlprune_bench.environment import resolve_device
+from mtlprune_bench.errors import UsageError
+from mtlprune_bench.experiment import Experiment, OpenDataset, Request, open_dataset, prepare
+from mtlprune_bench.registry import Registry
+from mtlprune_bench.run import execute
+from mtlprune_bench.store import Row, Store
+
+
+def prepare_all(
+    requests: Sequence[Request], registry: Registry, notify: Callable[[str], None]
+) -> list[Experiment]:
+    """Return the experiments of `requests`, each once; `notify` is told where stand-in data are used.
+
+    Raises UsageError or DataError for the first request that cannot be carried out.
+    """
+    opened: dict[tuple[str, str], OpenDataset] = {}
+    experiments: dict[str, Experiment] = {}
+    for request in requests:
+        key = (request.dataset, request.protocol)
+        if key not in opened:
+            opened[key] = open_dataset(request, registry)
+            if opened[key].stand_in:
+                notify(stand_in_notice(opened[key]))
+        experiment = prepare(request, registry, opened[key])
+        experiments.setdefault(experiment.config.run_id, experiment)
+    return list(experiments.values())
+
+
+def stand_in_notice(opened: OpenDataset) -> str:
+    """Return the notice that the numbers to come are not those of the dataset they are named after."""
+    return (
+        f"STAND-IN DATA: the files of {opened.dataset.name} were not found, so {opened.splits.origin} run "
+        f"instead, with the same tasks.\nThe numbers say nothing about {opened.dataset.name}. Name the folder of "
+        "the real files by --data-root or MTLBENCH_DATA."
+    )
+
+
+def run_all(
+    requests: Sequence[Request],
+    store: Store,
+    registry: Registry,
+    runner: str,
+    notify: Callable[[str], None],
+) -> Iterator[tuple[str, str, str]]:
+    """Execute `requests` and yield each run's id, status and reason as it ends.
+
+    Raises UsageError or DataError before anything runs, and StoreError where the store cannot be written.
+    """
+    if not requests:
+        raise UsageError("There is nothing to run.")
+    engine = override(Engine(), requests[0].settings.get("engine", {}), "engine")
+    resolve_device(engine.device)
+    chosen = registry.get("runners", runner)
+    experiments = prepare_all(requests, registry, notify)
+    store.check_writable()
+
+    def job(experiment: Experiment) -> list[Row]:
+        return execute(experiment, store, registry, engine)
+
+    for experiment, rows in zip(experiments, chosen(experiments, job), strict=True):
+        yield experiment.config.run_id, rows[0]["status"], rows[0]["reason"]

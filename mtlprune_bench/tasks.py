@@ -1,0 +1,162 @@
+"""Tasks: what one head of a network predicts, how it is trained and which numbers measure it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchmetrics
+from torch import Tensor
+from torch.nn import functional as F
+
+from mtlprune_bench.protocols import Protocol
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a dataset provides for one task.
+
+    `classes` is the number of classes (0 where a task has none), `class_weights` the weight of each in the
+    loss, `unit` the unit of the target's values where the dataset decides it, and `negative_void` says that
+    the files mark pixels without a class by a negative number.
+    """
+
+    task: str
+    classes: int = 0
+    class_weights: tuple[float, ...] | None = None
+    unit: str = ""
+    negative_void: bool = False
+
+
+def unchanged(values: Tensor) -> Tensor:
+    """Return `values`."""
+    return values
+
+
+def unscaled(target: Tensor, scale: float, labels: Labels) -> Tensor:
+    """Return `target`: enlarging an image changes where its labels are, not what they say."""
+    return target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """How one kind of prediction is trained.
+
+    `loss(prediction [B, C, h, w], target [B, ..., h, w], mask [B, h, w], labels)` is a scalar, the mean over
+    the valid pixels, and 0 where there are none. `channels` is the number of output channels, None for one a
+    class. `finish` maps resized predictions to the target's space (unit vectors, say). `mirror(target)` is
+    what a mirrored image does to values beyond moving them, `rescale(target, s, labels)` what enlarging it by
+    `s` does.
+    """
+
+    name: str
+    description: str
+    loss: Callable[[Tensor, Tensor, Tensor, Labels], Tensor]
+    channels: int | None = None
+    finish: Callable[[Tensor], Tensor] = unchanged
+    mirror: Callable[[Tensor], Tensor] = unchanged
+    rescale: Callable[[Tensor, float, Labels], Tensor] = unscaled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A number read off a streaming state, with its direction, unit and range.
+
+    `state(labels, protocol)` makes a state whose `update(prediction [B, C, H, W], target [B, ..., H, W],
+    mask [B, H, W])` is called batch after batch; metrics of one task with the same `state` share one.
+    `read(state)` is the number. `unit` "" stands for the unit of the task's labels.
+    """
+
+    name: str
+    task: str
+    description: str
+    state: Callable[[Labels, Protocol], torchmetrics.Metric]
+    read: Callable[[Any], Tensor]
+    higher_is_better: bool
+    unit: str = ""
+    low: float = 0.0
+    high: float = float("inf")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images [B, 3, H, W], targets and masks [B, ..., H, W] of every task, all on one device."""
+
+    images: Tensor
+    targets: Mapping[str, Tensor]
+    masks: Mapping[str, Tensor]
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on `device`."""
+        return Batch(
+            self.images.to(device, non_blocking=True),
+            {name: target.to(device, non_blocking=True) for name, target in self.targets.items()},
+            {name: mask.to(device, non_blocking=True) for name, mask in self.masks.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The tasks that a network learns together: their labels, loss weights and protocol, all by task name."""
+
+    tasks: Mapping[str, Task]
+    labels: Mapping[str, Labels]
+    weights: Mapping[str, float]
+    protocol: Protocol
+
+    def channels(self) -> dict[str, int]:
+        """Return the number of output channels of each task's head."""
+        return {
+            name: task.channels if task.channels is not None else self.labels[name].classes
+            for name, task in self.tasks.items()
+        }
+
+    def losses(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return each task's loss, a scalar, at the resolution of its prediction; not weighted."""
+        losses = {}
+        for name, task in self.tasks.items():
+            prediction = outputs[name]
+            target = shrink(batch.targets[name], prediction.shape[-2:], self.protocol.resize)
+            mask = shrink(batch.masks[name], prediction.shape[-2:], self.protocol.resize)
+            losses[name] = task.loss(prediction, target, mask, self.labels[name])
+        return losses
+
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Return the weighted multitask loss (DiSparse, equation 3), a scalar."""
+        return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
+
+    def predictions(self, outputs: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+        """Return each task's prediction [B, C, H, W], resized to `size` and in its target's space."""
+        return {
+            name: task.finish(enlarge(outputs[name], size, self.protocol.resize))
+            for name, task in self.tasks.items()
+        }
+
+
+def shrink(labels: Tensor, size: tuple[int, int] | torch.Size, resize: str) -> Tensor:
+    """Return `labels` [..., H, W] read at the grid points of a `size` = (h, w) prediction.
+
+    `resize` "aligned" puts the first and last points on the first and last pixels; "nearest" is what
+    `torch.nn.functional.interpolate` does by default, row floor(i H / h).
+    """
+    rows, columns = (
+        grid_points(labels.shape[dimension - 2], size[dimension], resize).to(labels.device) for dimension in (0, 1)
+    )
+    return labels[..., rows[:, None], columns]
+
+
+def grid_points(length: int, count: int, resize: str) -> Tensor:
+    """Return which of `length` pixels the `count` points of a coarser grid fall on: int64 [count]."""
+    points = torch.arange(count)
+    if resize == "nearest":
+        return points * length // count
+    return torch.div(points * (length - 1) * 2 + max(count - 1, 1), 2 * max(count - 1, 1), rounding_mode="floor")
+
+
+def enlarge(prediction: Tensor, size: tuple[int, int], resize: str) -> Tensor:
+    """Return `prediction` [B, C, h, w] at `size` = (H, W), by the interpolation that `shrink` undoes."""
+    if resize == "nearest":
+        return F.interpolate(prediction, size, mode="nearest")
+    return F.interpolate(prediction, size, mode="bilinear", align_corners=True)

@@ -1,0 +1,1 @@
+"""Everything with a name, from methods to runners. Installed as `mtlprune_bench.plugins`."""

@@ -1,0 +1,1 @@
+"""Runners, which execute lists of runs, one file each."""

@@ -1,0 +1,1 @@
+"""Tasks with their losses and metrics, one file each."""

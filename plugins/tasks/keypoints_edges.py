@@ -1,0 +1,48 @@
+"""Keypoints and edges: how much of a corner, or of an edge, every pixel is, from -1 (not at all) to 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from mtlprune_bench import Deviation, Labels, Metric, Protocol, Task, absolute_loss, hookimpl, mean_value
+
+DESCRIPTIONS = {
+    "keypoints": "The strength of the corner at every pixel, in [-1, 1].",
+    "edges": "The strength of the edge at every pixel, in [-1, 1].",
+}
+
+
+def loss(prediction: Tensor, target: Tensor, mask: Tensor, labels: Labels) -> Tensor:
+    """Return the mean absolute error over the valid pixels."""
+    return absolute_loss(prediction, target, mask)
+
+
+def deviation(labels: Labels, protocol: Protocol) -> Deviation:
+    """Return an empty mean absolute error."""
+    return Deviation(average=protocol.average)
+
+
+@hookimpl
+def register_tasks(register: Callable[[Task], None]) -> None:
+    """Register the tasks."""
+    for name, description in DESCRIPTIONS.items():
+        register(Task(name=name, description=description, loss=loss, channels=1))
+
+
+@hookimpl
+def register_metrics(register: Callable[[Metric], None]) -> None:
+    """Register the metric of each."""
+    for name in DESCRIPTIONS:
+        register(
+            Metric(
+                name="error",
+                task=name,
+                description="mean absolute error",
+                state=deviation,
+                read=mean_value,
+                higher_is_better=False,
+                high=2.0,
+            )
+        )

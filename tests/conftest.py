@@ -1,0 +1,31 @@
+"""Fixtures that several test files use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# Tests run in two processes on two cores; threads of one would only slow the other down.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path_factory, monkeypatch):
+    """Give every test the environment of a user who has set nothing, and one cache for the whole session."""
+    for name in ("MTLBENCH_DATA", "MTLBENCH_PLUGINS"):
+        monkeypatch.delenv(name, raising=False)
+    base = tmp_path_factory.getbasetemp()
+    session = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    monkeypatch.setenv("MTLBENCH_CACHE", str(session / "cache"))
+
+
+@pytest.fixture(scope="session")
+def samples_folder():
+    """Return the folder of real samples; skip where there is none."""
+    folder = Path(os.environ.get("MTLBENCH_SAMPLES", Path(__file__).parents[1].parent / "shared" / "samples"))
+    if not folder.is_dir():
+        pytest.skip("no real samples here; MTLBENCH_SAMPLES names their folder")
+    return folder

@@ -1,0 +1,112 @@
+"""The methods: what the specification of each says of its masks and starting weights."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from references import pruning as reference
+
+from mtlprune_bench.config import Engine
+from mtlprune_bench.experiment import Request
+from mtlprune_bench.gradients import Voter
+from mtlprune_bench.registry import load_registry
+from mtlprune_bench.run import Run
+from mtlprune_bench.store import Store
+from mtlprune_bench.suite import prepare_all
+
+PLUGIN = str(Path(__file__).parents[1] / "toy_plugin.py")
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return load_registry([PLUGIN])
+
+
+def masks_of(registry, tmp_path, name, sparsity=0.7, dataset="toy", **settings):
+    """Return the experiment, the network before training and the masks of a method on the toy data."""
+    request = Request(method=name, dataset=dataset, sparsity=sparsity, seed=0, settings=settings)
+    (experiment,) = prepare_all([request], registry, lambda text: None)
+    run = Run(experiment, Store(tmp_path), registry, Engine())
+    model = experiment.build_model(torch.device("cpu"))
+    return experiment, model, run._make_masks(model, 0, sparsity, None)
+
+
+def test_disparse_static_is_the_union_of_each_tasks_best_at_one_ratio(registry, tmp_path):
+    seen = {}
+
+    class Spy:
+        name = "spy"
+
+        def __init__(self, scorer):
+            self.scorer = scorer
+
+        def __call__(self, scoring):
+            seen.update(self.scorer(scoring))
+            return seen
+
+    experiment, model, _ = masks_of(registry, tmp_path, "disparse-static", method={"score": {"batches": "2"}})
+    run = Run(experiment, Store(tmp_path), registry, Engine())
+    spied = replace(experiment.config.method, score=Spy(experiment.config.method.score))
+    run.config = replace(run.config, method=spied)
+    masks = run._make_masks(model, 0, 0.7, None)
+    shared = run.components.by_name()["shared"]
+    kept = sum(int(mask.sum()) for mask in masks.values())
+
+    flat = [torch.cat([score.flatten() for score in scores.values()]).tolist() for scores in seen.values()]
+    size = sum(masks[name].numel() for name in shared)
+
+    def rule(ratio):
+        """Return the trunk's mask, and how many weights stay, where each task keeps this share of its own."""
+        own = [reference.own_mask(scores, int(ratio * len(scores))) for scores in flat]
+        union = reference.vote([mask[:size] for mask in own], 1)
+        return torch.tensor(union), sum(union) + sum(sum(mask[size:]) for mask in own)
+
+    ratios = [i / 400 for i in range(401)]
+    below = max(ratio for ratio in ratios if rule(ratio)[1] <= kept)
+    above = min(ratio for ratio in ratios if rule(ratio)[1] >= kept)
+    assert above - below <= 2 / 400
+    found = torch.cat([masks[name].flatten() for name in shared])
+    assert (rule(below)[0] <= found).all()
+    assert (found <= rule(above)[0]).all()
+
+
+def test_disparse_static_scores_a_redrawn_copy_on_fifty_batches_and_trains_the_original(registry, tmp_path):
+    experiment, model, _ = masks_of(registry, tmp_path, "disparse-static", method={"score": {"batches": "1"}})
+    registered = registry.get("methods", "disparse-static")
+    assert (registered.score.batches, registered.score.init, registered.score.mode) == (50, "xavier", "train")
+    fresh = experiment.build_model(torch.device("cpu"))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), fresh.buffers(), strict=True))
+
+
+def test_disparse_static_with_one_task_is_snip_on_the_same_batches_to_the_bit(registry, tmp_path):
+    same = {"score": {"batches": "3", "init": "xavier", "mode": "train"}}
+    _, _, snip = masks_of(registry, tmp_path, "snip", dataset="toy-single", method=same)
+    _, _, disparse = masks_of(registry, tmp_path, "disparse-static", dataset="toy-single", method=same)
+    assert snip.keys() == disparse.keys()
+    assert all(torch.equal(mask, disparse[name]) for name, mask in snip.items())
+
+
+def test_snip_scores_weights_drawn_apart_from_those_that_are_trained(registry, tmp_path):
+    _, model, first = masks_of(registry, tmp_path, "snip")
+    with torch.no_grad():
+        model.trunk[0].weight.mul_(-2)
+    experiment, _, _ = masks_of(registry, tmp_path, "snip")
+    second = Run(experiment, Store(tmp_path), registry, Engine())._make_masks(model, 0, 0.7, None)
+    assert all(torch.equal(mask, second[name]) for name, mask in first.items())
+
+
+def test_random_keeps_the_same_share_of_every_layer_but_for_chance(registry, tmp_path):
+    _, _, masks = masks_of(registry, tmp_path, "random", sparsity=0.5, model={"width": "64"})
+    for name, mask in masks.items():
+        assert float(mask.float().mean()) == pytest.approx(0.5, abs=4 * (0.25 / mask.numel()) ** 0.5), name
+
+
+def test_dense_prunes_nothing_at_any_sparsity(registry):
+    assert registry.get("methods", "dense").schedule.plan(0.9, 100) == ()
+
+
+def test_a_voter_sums_its_weighted_losses():
+    voter = Voter("all", {"a": 2.0, "b": 3.0}, ())
+    assert voter.loss({"a": torch.tensor(1.0), "b": torch.tensor(10.0)}) == 32

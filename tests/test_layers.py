@@ -1,0 +1,119 @@
+"""The rules of the architecture: imports point down, plugins keep to themselves, the engine names nothing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ENGINE = ROOT / "mtlprune_bench"
+
+ROWS = [
+    # Nothing of ours below these.
+    ["errors", "seeds", "tensors"],
+    # Pure functions of tensors and numbers, and files that survive.
+    ["ranks", "masks", "arbiters", "allocation", "schedules", "metrics", "augment", "files"],
+    # The words in which runs are described.
+    ["protocols", "recipe", "checkpoint", "store"],
+    ["tasks"],
+    ["adapters", "components", "gradients", "evaluate"],
+    ["scorers", "batches"],
+    ["method"],
+    ["config", "prune", "train"],
+    # Plugins.
+    ["hookspecs"],
+    ["registry"],
+    # Whole runs, and what is said about them.
+    ["observe", "experiment", "environment"],
+    ["run", "catalogue", "results"],
+    ["suite", "plans", "render"],
+    ["commands"],
+]
+ROW = {module: row for row, modules in enumerate(ROWS) for module in modules}
+
+
+def modules():
+    return sorted(path for path in ENGINE.rglob("*.py") if path.name != "__init__.py" or path.parent != ENGINE)
+
+
+def layer_of(path):
+    inside = path.relative_to(ENGINE)
+    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
+
+
+def imported(path):
+    """Return the modules of the package that a file imports, type-checking imports left out."""
+    names = set()
+
+    class Visitor(ast.NodeVisitor):
+        def visit_If(self, node):
+            if "TYPE_CHECKING" not in ast.unparse(node.test):
+                self.generic_visit(node)
+
+        def visit_ImportFrom(self, node):
+            module = node.module or ""
+            if module == "mtlprune_bench":
+                names.update(alias.name for alias in node.names)
+            elif module.startswith("mtlprune_bench."):
+                names.add(module.split(".")[1])
+
+        def visit_Import(self, node):
+            names.update(a.name.split(".")[1] for a in node.names if a.name.startswith("mtlprune_bench."))
+
+    Visitor().visit(ast.parse(path.read_text()))
+    return {name for name in names if name != "__version__"}
+
+
+def test_every_module_has_a_row():
+    assert {layer_of(path) for path in modules()} == set(ROW)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ENGINE)))
+def test_imports_point_down(path):
+    own = layer_of(path)
+    for name in imported(path) - {own if own == "commands" else ""}:
+        assert ROW[name] < ROW[own], f"{own} (row {ROW[own]}) imports {name} (row {ROW[name]})"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "plugins").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_plugins_import_public_names_only_and_no_other_plugin(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            assert not (node.module or "").startswith(("mtlprune_bench.", "plugins"))
+        if isinstance(node, ast.Import):
+            assert all(not alias.name.startswith("mtlprune_bench") for alias in node.names)
+
+
+def test_the_engine_names_no_method_dataset_or_task():
+    from mtlprune_bench.registry import load_registry
+
+    registry = load_registry()
+    names = {entry.name for kind in ("methods", "datasets", "tasks", "models") for entry in registry.of_kind(kind)}
+    assert len(names) > 10
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert node.value not in names, f"{path.name}:{node.lineno} names '{node.value}'"
+
+
+def test_the_package_and_its_help_do_not_import_torch():
+    code = (
+        "import sys; from mtlprune_bench.commands import run_cli; import mtlprune_bench; "
+        "code = run_cli(['--help']); print('torch' in sys.modules, code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False 0"
+    assert all(f"\n  {name} " in done.stdout for name in ("run", "plan", "ls", "show", "table"))
+
+
+def test_public_names_resolve_and_are_all_listed():
+    import mtlprune_bench
+
+    for name in mtlprune_bench.__all__:
+        assert getattr(mtlprune_bench, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = mtlprune_bench.nonsense

@@ -1,0 +1,115 @@
+"""Scorers: formulas against autograd written out, and no trace left in the model."""
+
+import pytest
+import torch
+from toys import Toy, batches, objective, scoring
+
+from mtlprune_bench import magnitude, noise, saliency
+
+LOSS_WEIGHTS = {"a": 1.0, "b": 20.0}
+
+
+def snapshot(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Toy(LOSS_WEIGHTS)
+
+
+@pytest.mark.parametrize("scope", ["joint", "per-task"])
+@pytest.mark.parametrize("merge", ["absolute", "signed"])
+def test_saliency_is_weight_times_gradient(model, scope, merge):
+    model.eval()
+    given = scoring(model, LOSS_WEIGHTS, scope)
+    scores = saliency(batches=3, mode="eval", merge=merge)(given)
+    for voter in given.voters:
+        total = dict.fromkeys(voter.weights, 0)
+        for batch in batches(LOSS_WEIGHTS):
+            model.zero_grad()
+            losses = objective(LOSS_WEIGHTS).losses(model(batch.images), batch)
+            sum(factor * losses[task] for task, factor in voter.losses.items()).backward()
+            for name in voter.weights:
+                product = given.weights[name].detach() * given.weights[name].grad
+                total[name] = total[name] + (product.abs() if merge == "absolute" else product)
+        for name in voter.weights:
+            torch.testing.assert_close(scores[voter.name][name], total[name].abs(), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        saliency(batches=2),
+        saliency(batches=2, init="xavier"),
+        saliency(init="variance-scaling", mode="eval"),
+        saliency(forward="per-voter"),
+        magnitude(),
+        noise(),
+    ],
+    ids=str,
+)
+def test_scoring_leaves_no_trace_and_repeats(model, scorer):
+    model.train()
+    model.trunk[1].eval()
+    before, modes = snapshot(model), [module.training for module in model.modules()]
+    state = torch.get_rng_state()
+    first = scorer(scoring(model, LOSS_WEIGHTS, "per-task"))
+    second = scorer(scoring(model, LOSS_WEIGHTS, "per-task"))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    for voter, own in first.items():
+        assert all(torch.equal(score, second[voter][name]) for name, score in own.items())
+        assert all(torch.isfinite(score).all() and (score >= 0).all() for score in own.values())
+
+
+def test_one_forward_for_all_voters_gives_the_gradients_of_one_each_without_dropout(model):
+    given = scoring(model, LOSS_WEIGHTS, "per-task")
+    shared = saliency(batches=2, mode="eval")(given)
+    each = saliency(batches=2, mode="eval", forward="per-voter")(given)
+    for voter, own in shared.items():
+        for name, score in own.items():
+            torch.testing.assert_close(score, each[voter][name])
+
+
+def test_scores_of_fresh_weights_do_not_depend_on_the_models_own(model):
+    first = saliency(init="xavier", mode="eval")(scoring(model, LOSS_WEIGHTS, "joint"))
+    with torch.no_grad():
+        for layer in (model.trunk[0], model.trunk[3], model.heads["a"][1]):
+            layer.weight.mul_(3)
+    second = saliency(init="xavier", mode="eval")(scoring(model, LOSS_WEIGHTS, "joint"))
+    assert all(torch.equal(score, second["all tasks"][name]) for name, score in first["all tasks"].items())
+
+
+def test_a_weight_of_zero_scores_zero(model):
+    with torch.no_grad():
+        model.trunk[0].weight[0] = 0
+    score = saliency()(scoring(model, LOSS_WEIGHTS, "joint"))["all tasks"]["trunk.0.weight"]
+    assert (score[0] == 0).all()
+    assert (score[1] > 0).any()
+
+
+def test_scaling_a_loss_scales_its_scores():
+    model = Toy("a")
+    one = saliency(mode="eval")(scoring(model, {"a": 1.0}, "joint"))["all tasks"]
+    four = saliency(mode="eval")(scoring(model, {"a": 4.0}, "joint"))["all tasks"]
+    assert all(torch.equal(4 * score, four[name]) for name, score in one.items())
+
+
+@pytest.mark.parametrize("init", ["xavier", "variance-scaling"])
+def test_fresh_weights_have_the_spread_of_their_initialisation(init):
+    from mtlprune_bench.scorers import draw_weights
+
+    weight = draw_weights(torch.Size((256, 128, 3, 3)), init, torch.Generator().manual_seed(0))
+    fan_in, fan_out = 128 * 9, 256 * 9
+    expected = (2 / (fan_in + fan_out) if init == "xavier" else 1 / fan_in) ** 0.5
+    assert float(weight.std()) == pytest.approx(expected, rel=0.01)
+
+
+def test_passes_are_counted():
+    assert saliency(batches=50).passes(5) == (50, 250)
+    assert saliency(batches=50, forward="per-voter").passes(5) == (250, 250)
+    assert noise().passes(1) == magnitude().passes(1) == (0, 0)
