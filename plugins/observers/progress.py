@@ -23,7 +23,7 @@ def run_started(run: Any) -> None:
         return
     bar = Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=10),
         MofNCompleteColumn(),
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(compact=True),
@@ -45,8 +45,9 @@ def step_finished(run: Any, step: int, losses: Mapping[str, float]) -> None:
         return
     bar = _bars[run.id]
     task = bar.tasks[0]
-    speed = f"{task.speed:.1f} steps/s" if task.speed else ""
-    text = " ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+    speed = f"{task.speed:.3g} steps/s" if task.speed else ""
+    # Three letters a task, so that five tasks fit a narrow terminal.
+    text = " ".join(f"{name[:3]} {loss:.2f}" for name, loss in losses.items())
     bar.update(task.id, completed=step + 1, speed=speed, losses=text)
 
 
