@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mtlprune_bench.files import checksum, locked, set_aside, write_atomic, write_text
     from mtlprune_bench.gradients import Voter, untouched, voter_gradients
     from mtlprune_bench.hookspecs import Register, hookimpl
+    from mtlprune_bench.learned import AdaptiveWeights, LearnedMethod
     from mtlprune_bench.method import (
         AT_INIT,
         JOINT,
@@ -47,8 +48,16 @@ if TYPE_CHECKING:
     )
     from mtlprune_bench.protocols import DISPARSE, STANDARD, Protocol
     from mtlprune_bench.recipe import Recipe
-    from mtlprune_bench.schedules import Update, never, once
-    from mtlprune_bench.scorers import Scores, Scoring, magnitude, noise, saliency
+    from mtlprune_bench.schedules import Update, cubic, every, levels, never, once
+    from mtlprune_bench.scorers import (
+        Scores,
+        Scoring,
+        gradient,
+        gradient_flow,
+        magnitude,
+        noise,
+        saliency,
+    )
     from mtlprune_bench.seeds import derive
     from mtlprune_bench.tasks import Labels, Metric, Task
 
@@ -62,6 +71,7 @@ _HOME = {
     "files": ["checksum", "locked", "set_aside", "write_atomic", "write_text"],
     "gradients": ["Voter", "untouched", "voter_gradients"],
     "hookspecs": ["Register", "hookimpl"],
+    "learned": ["AdaptiveWeights", "LearnedMethod"],
     "method": [
         "AT_INIT",
         "JOINT",
@@ -92,8 +102,8 @@ _HOME = {
     ],
     "protocols": ["DISPARSE", "STANDARD", "Protocol"],
     "recipe": ["Recipe"],
-    "schedules": ["Update", "never", "once"],
-    "scorers": ["Scores", "Scoring", "magnitude", "noise", "saliency"],
+    "schedules": ["Update", "cubic", "every", "levels", "never", "once"],
+    "scorers": ["Scores", "Scoring", "gradient", "gradient_flow", "magnitude", "noise", "saliency"],
     "seeds": ["derive"],
     "tasks": ["Labels", "Metric", "Task"],
 }

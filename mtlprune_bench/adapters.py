@@ -98,13 +98,16 @@ class Model:
 
     `build(channels, settings, argument)` returns a module that maps images [B, 3, H, W] to a dict of
     predictions [B, C, h, w], with `channels` = C by task. `settings` is a frozen dataclass, its values the
-    defaults. `takes` names what stands behind "name:", "" where nothing may.
+    defaults. `scaled(settings, factor)` returns those of a network with all widths times `factor` in (0, 1],
+    for the comparison with a small dense network. `takes` names what stands behind "name:", "" where nothing
+    may.
     """
 
     name: str
     description: str
     settings: Any
     build: Callable[[Mapping[str, int], Any, str], nn.Module]
+    scaled: Callable[[Any, float], Any] | None = None
     takes: str = ""
     argument: str = ""
 

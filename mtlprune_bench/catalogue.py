@@ -10,6 +10,7 @@ from mtlprune_bench.adapters import Dataset, Model
 from mtlprune_bench.config import Engine
 from mtlprune_bench.errors import unknown
 from mtlprune_bench.experiment import DataSettings
+from mtlprune_bench.learned import LearnedMethod
 from mtlprune_bench.method import Method
 from mtlprune_bench.protocols import PROTOCOLS, STANDARD, Protocol
 from mtlprune_bench.registry import KINDS, Entry, Registry
@@ -93,7 +94,7 @@ def _describe(registry: Registry, entry: Entry) -> Iterator[Table]:
     title = f"{entry.kind.removesuffix('s')} {entry.name}: {entry.summary}"
     facts = [["plugin", f"{entry.plugin} ({entry.origin})"]]
     facts += [[key, text] for key in ("paper", "source", "stand_in", "takes") if (text := getattr(value, key, ""))]
-    if isinstance(value, Method):
+    if isinstance(value, Method | LearnedMethod):
         facts += [[f"variant {name}", ", ".join(axes)] for name, axes in value.variants.items()]
     yield title, facts, ["fact", "value"]
     if isinstance(value, Dataset):
@@ -107,7 +108,7 @@ def _describe(registry: Registry, entry: Entry) -> Iterator[Table]:
 
 def _settings(value: Any) -> Iterator[list[str]]:
     """Yield a row for each setting of a method, a model, a metric or any other registered dataclass."""
-    if isinstance(value, Method):
+    if isinstance(value, Method | LearnedMethod):
         yield from _method(value)
     elif isinstance(value, Model):
         yield from _fields(value.settings, "model.", "this model")
@@ -115,7 +116,7 @@ def _settings(value: Any) -> Iterator[list[str]]:
         yield from _fields(value, "", "this class")
 
 
-def _method(method: Method) -> Iterator[list[str]]:
+def _method(method: Method | LearnedMethod) -> Iterator[list[str]]:
     for item in dataclasses.fields(method):
         if "help" not in item.metadata:
             continue

@@ -13,10 +13,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from mtlprune_bench.errors import UsageError
 from mtlprune_bench.files import discard, write_atomic
 from mtlprune_bench.masks import Masks, pack, unpack
 
 HEADER = "mtlprune-bench"
+WEIGHTS = "weights.safetensors"
+MASKS = "masks.safetensors"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
@@ -43,15 +46,30 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     if not path.exists():
         return None
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            digest, facts = json.loads(file.metadata()[HEADER])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if digest != _digest(tensors, facts):
-            raise ValueError("the checksum does not fit")
-        return tensors, json.loads(facts)
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        return _read(path)
+    except UNREADABLE as error:
         discard(path, error)
         return None
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file that a user named, which is left where it is. Raises UsageError."""
+    try:
+        return _read(path)[0]
+    except UNREADABLE as error:
+        raise UsageError(f"{path} cannot be read as the weights of a run: {error}.") from error
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with safetensors.safe_open(path, framework="pt") as file:
+        digest, facts = json.loads((file.metadata() or {})[HEADER])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if digest != _digest(tensors, facts):
+        raise ValueError("the checksum does not fit")
+    return tensors, json.loads(facts)
+
+
+UNREADABLE = (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError)
 
 
 def save_masks(path: Path, masks: Masks) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from mtlprune_bench.errors import UsageError, unknown
+from mtlprune_bench.learned import LearnedMethod
 from mtlprune_bench.method import Method
+from mtlprune_bench.networks import MULTITASK, SMALL
 from mtlprune_bench.protocols import Protocol
 from mtlprune_bench.recipe import Recipe
 from mtlprune_bench.tasks import Labels
@@ -28,10 +30,10 @@ class RunConfig:
     """Everything that determines the numbers of a run, and nothing else.
 
     `data` is the fingerprint of the samples. `finetune` is None where the method does not fine-tune, so that
-    its recipe does not matter.
+    its recipe does not matter. `checkpoint` is the checksum of a file of weights that training starts from.
     """
 
-    method: Method
+    method: Method | LearnedMethod
     sparsity: float
     seed: int
     dataset: str
@@ -43,6 +45,7 @@ class RunConfig:
     protocol: Protocol
     train: Recipe
     finetune: Recipe | None
+    checkpoint: str = ""
 
     @property
     def recipe(self) -> Recipe:
@@ -60,6 +63,9 @@ class RunConfig:
         """Return the name of the dense training that every run with these data, model and recipe shares."""
         parts = ("seed", "dataset", "data", "labels", "loss_weights", "model", "model_settings", "protocol")
         shared = {part: getattr(self, part) for part in (*parts, "train")}
+        network = getattr(self.method, "network", MULTITASK)
+        if network != MULTITASK:
+            shared |= {"network": network, "sparsity": self.sparsity if network == SMALL else 0.0}
         return f"dense-{self.dataset}-s{self.seed}-{digest(shared)}"
 
 
@@ -142,9 +148,10 @@ def convert(given: Any, kind: Any, where: str) -> Any:
             return None
         return convert(given, next(part for part in arguments if part is not type(None)), where)
     if origin is Literal:
-        if given not in arguments:
-            raise unknown(f"value for {where}:", str(given), [str(choice) for choice in arguments])
-        return given
+        choices = {str(choice): choice for choice in arguments}
+        if str(given) not in choices:
+            raise unknown(f"value for {where}:", str(given), list(choices))
+        return choices[str(given)]
     if origin is tuple:
         parts = given.strip("()[] ").split(",") if isinstance(given, str) else given
         parts = parts if isinstance(parts, list | tuple) else [parts]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,13 @@ import torch
 from torch import nn
 
 from mtlprune_bench.adapters import DataRequest, Dataset, Model, Splits
+from mtlprune_bench.checkpoint import WEIGHTS
 from mtlprune_bench.config import Engine, RunConfig, convert, digest, override
 from mtlprune_bench.errors import DataError, UsageError, unknown
-from mtlprune_bench.method import CALIBRATIONS, Method
+from mtlprune_bench.files import checksum
+from mtlprune_bench.learned import FROM_TRAINED, LearnedMethod
+from mtlprune_bench.method import Method
+from mtlprune_bench.networks import MULTITASK, SMALL, build_network
 from mtlprune_bench.protocols import PROTOCOLS, Protocol
 from mtlprune_bench.recipe import Recipe
 from mtlprune_bench.registry import Registry
@@ -80,15 +85,44 @@ class Experiment:
     @property
     def plan(self) -> tuple[Update, ...]:
         """Return the updates of the masks, by step."""
-        return self.config.method.schedule.plan(self.config.sparsity, self.config.recipe.steps)
+        method = self.config.method
+        if isinstance(method, LearnedMethod):
+            return ()
+        return method.schedule.plan(self.config.sparsity, self.config.recipe)
 
-    def build_model(self, device: torch.device) -> nn.Module:
-        """Return the untrained network on `device`; the same weights for the same seed, whatever the method."""
+    @property
+    def needs_dense(self) -> bool:
+        """Return whether the run uses a trained dense network."""
+        method = self.config.method
+        if isinstance(method, LearnedMethod):
+            return method.checkpoint == FROM_TRAINED
+        return method.pretrained or not self.plan
+
+    @property
+    def small(self) -> bool:
+        """Return whether the network is made small, as a control, instead of being pruned."""
+        return self._network == SMALL
+
+    @property
+    def _network(self) -> str:
+        return getattr(self.config.method, "network", MULTITASK)
+
+    def build_model(self, device: torch.device, purpose: str = "init") -> nn.Module:
+        """Return the untrained network on `device`; the same weights for the same seed, whatever the method.
+
+        Another `purpose` gives other weights.
+        """
+        channels, settings = self.objective.channels(), self.config.model_settings
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(self.config.seed, "init"))
-            channels = self.objective.channels()
-            network = self.model.build(channels, self.config.model_settings, self.model.argument)
+            torch.manual_seed(derive(self.config.seed, purpose))
+            network = build_network(self.model, channels, settings, self._network, self.config.sparsity)
         return network.to(device)
+
+    def outline(self, kind: str | None = None) -> nn.Module:
+        """Return the network, or that of another `kind`, on the meta device: shapes without numbers."""
+        channels, settings = self.objective.channels(), self.config.model_settings
+        with torch.device("meta"):
+            return build_network(self.model, channels, settings, kind or self._network, self.config.sparsity)
 
 
 def cache_folder() -> Path:
@@ -154,7 +188,7 @@ def prepare(request: Request, registry: Registry, opened: OpenDataset) -> Experi
             raise UsageError(f"'{section}' is a section of settings; write {section}.NAME = {changes!r}.")
     if not 0 <= request.sparsity < 1:
         raise UsageError(f"Sparsity {request.sparsity} is not in [0, 1): it is the fraction of weights removed.")
-    registered: Method = registry.get("methods", request.method)
+    registered: Method | LearnedMethod = registry.get("methods", request.method)
     method = configure_method(registered, request.settings.get("method", {}), registry)
     model: Model = registry.get("models", request.model or opened.model)
     override(Engine(), request.settings.get("engine", {}), "engine")  # checked here, though no part of a run
@@ -163,7 +197,7 @@ def prepare(request: Request, registry: Registry, opened: OpenDataset) -> Experi
     labels = {label.task: label for label in opened.dataset.labels}
     config = RunConfig(
         method=method,
-        sparsity=request.sparsity if method.prunes else 0.0,
+        sparsity=request.sparsity if method.sparse else 0.0,
         seed=request.seed,
         dataset=opened.dataset.name,
         data=opened.splits.fingerprint,
@@ -174,6 +208,7 @@ def prepare(request: Request, registry: Registry, opened: OpenDataset) -> Experi
         protocol=opened.protocol,
         train=train,
         finetune=finetune if method.budget == "finetune" else None,
+        checkpoint=_checkpoint(method),
     )
     objective = Objective(
         tasks={task: registry.get("tasks", task) for task in labels},
@@ -193,13 +228,25 @@ def prepare(request: Request, registry: Registry, opened: OpenDataset) -> Experi
     return experiment
 
 
+def _checkpoint(method: Method | LearnedMethod) -> str:
+    """Return the checksum of the file of weights that a method starts from; "" for none. Raises UsageError."""
+    path = getattr(method, "checkpoint", "")
+    if path in ("", FROM_TRAINED):
+        return ""
+    if not Path(path).is_file():
+        raise UsageError(f"There is no file {path} to start from; method.checkpoint names a run's {WEIGHTS}.")
+    return checksum(Path(path))
+
+
 def _protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise unknown("protocol", name, PROTOCOLS)
     return PROTOCOLS[name]
 
 
-def configure_method(method: Method, changes: Mapping[str, Any], registry: Registry) -> Method:
+def configure_method(
+    method: Method | LearnedMethod, changes: Mapping[str, Any], registry: Registry
+) -> Method | LearnedMethod:
     """Return `method` with a variant and other choices on its axes.
 
     A choice is a registered name (`arbiter = "majority"`), settings of the present value
@@ -212,15 +259,15 @@ def configure_method(method: Method, changes: Mapping[str, Any], registry: Regis
             raise unknown(f"variant of {method.name}", str(variant), ["paper", *method.variants])
         method = dataclasses.replace(method, **method.variants[variant])
     axes = {item.name: item for item in dataclasses.fields(method) if "help" in item.metadata}
+    chosen = {}
     for name, choice in changes.items():
         if name not in axes:
             raise unknown("setting", f"method.{name}", [f"method.{axis}" for axis in (*axes, "variant")])
-        value = _choose(method, axes[name], choice, registry)
-        method = dataclasses.replace(method, **{name: value})
-    return method
+        chosen[name] = _choose(method, axes[name], choice, registry)
+    return dataclasses.replace(method, **chosen)
 
 
-def _choose(method: Method, item: dataclasses.Field[Any], choice: Any, registry: Registry) -> Any:
+def _choose(method: Method | LearnedMethod, item: dataclasses.Field[Any], choice: Any, registry: Registry) -> Any:
     """Return the value that `choice` gives the axis `item` of `method`."""
     where = f"method.{item.name}"
     present = getattr(method, item.name)
@@ -229,14 +276,14 @@ def _choose(method: Method, item: dataclasses.Field[Any], choice: Any, registry:
     if name is not None:
         if item.metadata["kind"]:
             present = registry.get(item.metadata["kind"], str(name))
-        elif item.name == "calibration":
-            if name not in CALIBRATIONS:
-                raise unknown(f"value for {where}:", str(name), CALIBRATIONS)
-            present = CALIBRATIONS[name]
+        elif item.metadata["choices"]:
+            if name not in item.metadata["choices"]:
+                raise unknown(f"value for {where}:", str(name), item.metadata["choices"])
+            present = item.metadata["choices"][name]
         elif dataclasses.is_dataclass(present):
             raise UsageError(f"{where} is set by its parts: {_parts(present, where)}.")
         else:
-            present = convert(name, str, where)
+            present = convert(name, typing.get_type_hints(type(method))[item.name], where)
     if settings:
         if not dataclasses.is_dataclass(present):
             raise UsageError(f"{where} has no settings of its own.")

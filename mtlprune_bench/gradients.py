@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from mtlprune_bench.tasks import Batch
 
-Losses = Callable[[Batch], dict[str, Tensor]]
-"""A forward pass: the loss of each task on a batch, not weighted."""
+Losses = Callable[..., dict[str, Tensor]]
+"""A forward pass: the loss of each task on a batch, not weighted; a second argument is a temperature."""
 
 
 @dataclass(frozen=True)

@@ -1,39 +1,41 @@
-"""Plans in print: the stages of a run, the updates of its masks, and what they cost."""
+"""Plans in print: the parts of a run, the updates of its masks, and what they cost."""
 
 from __future__ import annotations
 
 from mtlprune_bench.catalogue import Table
+from mtlprune_bench.checkpoint import WEIGHTS
+from mtlprune_bench.costs import Cost, parts
 from mtlprune_bench.experiment import Experiment
-from mtlprune_bench.method import JOINT
-from mtlprune_bench.run import WEIGHTS
 from mtlprune_bench.store import Store
 
 
 def plan_tables(experiment: Experiment, store: Store) -> list[Table]:
-    """Return the stages of `experiment`, with steps and passes, and its updates."""
-    config, plan = experiment.config, experiment.plan
-    method = config.method
-    stages = []
-    if method.start.pretrained or not plan:
-        done = (store.stage_folder(config.dense_key) / WEIGHTS).exists()
-        stages.append(_training("dense training", config.train.steps, done, "shared by all runs with this seed"))
-    voters = 1 if method.scope == JOINT else len(experiment.objective.tasks)
-    for update in plan if method.score else ():
-        forward, backward = method.score.passes(voters)  # type: ignore[union-attr]
-        detail = f"{voters} voter{'s' if voters > 1 else ''}, arbiter {getattr(method.arbiter, 'name', '')}"
-        stages.append([f"prune at step {update.step}", "0", str(forward), str(backward), "", detail])
-    if plan:
-        done = (store.run_folder(config.run_id) / WEIGHTS).exists()
-        recipe = config.recipe
-        stages.append(_training(method.budget, recipe.steps, done, f"from {method.start.train_from} weights"))
-    steps, forward, backward = (str(sum(int(stage[column]) for stage in stages)) for column in (1, 2, 3))
-    stages.append(["total", steps, forward, backward, "", ""])
-    updates = [[str(update.step), f"{update.sparsity:g}", f"{1 - update.sparsity:g}"] for update in plan]
+    """Return the parts of `experiment`, with steps and passes, and its updates."""
+    config = experiment.config
+    done = []
+    if experiment.needs_dense and (store.stage_folder(config.dense_key) / WEIGHTS).exists():
+        done.append("dense training")
+    if experiment.plan and (store.run_folder(config.run_id) / WEIGHTS).exists():
+        done.append("all of it")
+    found = parts(experiment)
+    rows = [[part.name, *_numbers(part.cost), part.detail] for part in found]
+    total = sum((part.cost for part in found), Cost())
+    rows.append(["total", *_numbers(total), f"done: {', '.join(done)}" if done else ""])
+    updates = [
+        [
+            str(update.step),
+            f"{update.sparsity:g}",
+            f"{1 - update.sparsity:g}",
+            "" if update.regrow is None else f"{update.regrow:.4f}",
+            "training begins anew" if update.restart else "",
+        ]
+        for update in experiment.plan
+    ]
     return [
-        (config.run_id, stages, ["stage", "steps", "forward", "backward", "done", ""]),
-        ("updates of the masks", updates, ["before step", "sparsity", "density"]),
+        (config.run_id, rows, ["part", "steps", "forward", "backward", ""]),
+        ("updates of the masks", updates, ["before step", "sparsity", "density", "regrown", ""]),
     ]
 
 
-def _training(name: str, steps: int, done: bool, detail: str) -> list[str]:
-    return [name, str(steps), str(steps), str(steps), "yes" if done else "no", detail]
+def _numbers(cost: Cost) -> list[str]:
+    return [str(cost.steps), str(cost.forward), str(cost.backward)]

@@ -33,14 +33,17 @@ class Recipe:
     mirror: float = setting(0.5, "probability of mirroring an image, in [0, 1]")
     eval_batch: int = setting(1, "images a batch in evaluation")
     select_every: int = setting(50, "steps between evaluations where the protocol selects a checkpoint")
+    update_every: int = setting(50, "steps between two updates of masks, for methods that prune while training")
+    update_stop: float = setting(0.75, "fraction of training after which masks change no more, in (0, 1)")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "crop", "lr_decay_every", "eval_batch", "select_every"):
+        for name in ("steps", "batch", "crop", "lr_decay_every", "eval_batch", "select_every", "update_every"):
             self._check(name, getattr(self, name) >= 1, "1 or more")
         for name in ("lr", "lr_decay", "scale_low"):
             self._check(name, 0 < getattr(self, name) < math.inf, "above 0")
         self._check("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         self._check("scale_high", self.scale_low <= self.scale_high < math.inf, "at least scale_low")
+        self._check("update_stop", 0 < self.update_stop < 1, "in (0, 1)")
         self._check("mirror", 0 <= self.mirror <= 1, "in [0, 1]")
 
     def _check(self, name: str, good: bool, needed: str) -> None:

@@ -114,7 +114,7 @@ def summary_of(value: Any, module: Any) -> str:
         return str(value.description)
     if getattr(value, "help", ""):
         return str(value.help).splitlines()[0]
-    documented = module if type(value).__name__ == "Method" else type(value)
+    documented = module if type(value).__name__ in ("Method", "LearnedMethod") else type(value)
     return (inspect.getdoc(documented) or "").split("\n")[0]
 
 

@@ -15,10 +15,19 @@ from rich.table import Table
 from rich.text import Text
 
 from mtlprune_bench.results import DELTA, Cell, Column, Comparison, Line
-from mtlprune_bench.store import SPARSITY
+from mtlprune_bench.store import COSTS, SPARSITY, WHOLE
 
 ARROWS = {True: "↑", False: "↓", None: ""}
 MISSING = "–"
+COST = "cost"
+"""The block of columns with what runs have cost."""
+
+DIGITS = {"fraction": 2, "degree": 2, **dict.fromkeys(COSTS.values(), 0)}
+"""Digits behind the point, by unit; 4 for others."""
+
+FAR = 0.005
+"""How far a sparsity may be from the one asked for before a note says so."""
+
 NAMES = ("method", "asked %", "pretrained", "seeds")
 
 
@@ -38,8 +47,19 @@ def footnotes(comparison: Comparison) -> list[str]:
         notes.append("Mean ± sample standard deviation over seeds.")
     if any(column.metric == DELTA for column in comparison.columns):
         notes.append("delta: relative improvement over dense, mean over a task's metrics, then over tasks.")
+    for line in comparison.lines:
+        reached = next((cell for column, cell in line.cells.items() if _whole_sparsity(column)), None)
+        if reached is not None and abs(reached.mean - line.sparsity) > FAR:
+            notes.append(
+                f"{line.method} was asked for a sparsity of {100 * line.sparsity:g} % and reached "
+                f"{100 * reached.mean:.2f} %: not to be compared with others at that sparsity."
+            )
     notes += [f"{run} failed: {reason}" for run, reason in comparison.failures.items()]
     return notes
+
+
+def _whole_sparsity(column: Column) -> bool:
+    return column.metric == SPARSITY and column.component == WHOLE
 
 
 def names(line: Line) -> tuple[str, ...]:
@@ -66,7 +86,7 @@ def number(cell: Cell | None, unit: str) -> str:
     if cell is None or math.isnan(cell.mean):
         return MISSING
     scale = 100 if unit == "fraction" else 1
-    digits = 2 if unit in ("fraction", "degree") else 4
+    digits = DIGITS.get(unit, 4)
     mean = f"{scale * cell.mean:.{digits}f}"
     if math.isnan(cell.deviation):
         return mean
@@ -85,12 +105,13 @@ def blocks(comparison: Comparison) -> dict[str, list[Column]]:
     """Return the columns by what they are about, so that each block fits a terminal."""
     parts: dict[str, list[Column]] = {}
     for column in comparison.columns:
-        parts.setdefault(SPARSITY if column.metric == SPARSITY else column.task or "all tasks", []).append(column)
+        whole = COST if column.metric in COSTS else "all tasks"
+        parts.setdefault(SPARSITY if column.metric == SPARSITY else column.task or whole, []).append(column)
     return parts
 
 
 def terminal(comparison: Comparison) -> str:
-    """Return a comparison as a block of columns for each task, one for sparsity, one for the whole."""
+    """Return a comparison as a block of columns for each task, one for the whole, for sparsity and for cost."""
     texts = [caption(comparison)]
     for name, columns in blocks(comparison).items():
         rows = grid(comparison, columns, "\n")

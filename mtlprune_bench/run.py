@@ -1,37 +1,29 @@
-"""Runs: dense weights if the method needs them, masks, training, evaluation, rows. Nothing is done twice."""
+"""Runs: the network brought to its final weights, measured, and turned into rows."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import traceback
-import warnings
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mtlprune_bench.adapters import Samples
-from mtlprune_bench.batches import Stream, evaluation_batches
-from mtlprune_bench.checkpoint import load_masks, load_tensors, save_masks, save_tensors
-from mtlprune_bench.components import Components, discover, prunable
+from mtlprune_bench.components import prunable
 from mtlprune_bench.config import Engine, describe
+from mtlprune_bench.costs import kept_cost, parts
 from mtlprune_bench.environment import environment, resolve_device
 from mtlprune_bench.errors import DivergedError, MtlbenchError, StoreError
-from mtlprune_bench.evaluate import Value, evaluate, total_loss
+from mtlprune_bench.evaluate import Value, evaluate
 from mtlprune_bench.experiment import Experiment, differences, recipe_text
 from mtlprune_bench.files import locked, write_text
 from mtlprune_bench.masks import Masks, sparsity
-from mtlprune_bench.observe import Observers, RunInfo
-from mtlprune_bench.prune import make_masks, voters_of
-from mtlprune_bench.recipe import Recipe
+from mtlprune_bench.networks import MULTITASK
+from mtlprune_bench.pipeline import prepare_network
 from mtlprune_bench.registry import Registry
-from mtlprune_bench.scorers import Scoring
-from mtlprune_bench.seeds import derive
+from mtlprune_bench.stages import Stages, waiting
 from mtlprune_bench.store import (
+    COSTS,
     DIVERGED,
     FAILED,
     FINISHED,
@@ -44,18 +36,6 @@ from mtlprune_bench.store import (
     write_json,
     write_rows,
 )
-from mtlprune_bench.tasks import Batch
-from mtlprune_bench.train import BEST, CHECKPOINT, Training, Watch, load_weights, train, weights_of
-
-START_MASKS = "start-masks.safetensors"
-MASKS = "masks.safetensors"
-WEIGHTS = "weights.safetensors"
-DENSE = "dense training"
-TRAIN = "training"
-"""The two trainings that a run may have."""
-
-DISCOVERY_SIZE = 64
-"""Side in pixels of the image by which components are discovered."""
 
 
 def execute(experiment: Experiment, store: Store, registry: Registry, engine: Engine) -> list[Row]:
@@ -65,7 +45,7 @@ def execute(experiment: Experiment, store: Store, registry: Registry, engine: En
     StoreError where the store cannot be written, as no row can be kept then either.
     """
     folder = store.run_folder(experiment.config.run_id)
-    with locked(folder / ".lock", _waiting(folder)):
+    with locked(folder / ".lock", waiting(folder)):
         rows = read_rows(folder)
         if rows and all(row["status"] == FINISHED for row in rows):
             return rows
@@ -81,14 +61,8 @@ def execute(experiment: Experiment, store: Store, registry: Registry, engine: En
             reason = str(error) if isinstance(error, MtlbenchError) else f"{type(error).__name__}: {error}"
             rows = [run.failure(FAILED, reason)]
         write_rows(folder, rows)
-        run.observers("finished").run_finished(rows)
+        run.stages.observers("finished").run_finished(rows)
     return rows
-
-
-def _waiting(folder: Path) -> Callable[[str], None]:
-    return lambda owner: warnings.warn(
-        f"Process {owner} is working on {folder.name}; waiting until it ends.", stacklevel=3
-    )
 
 
 @dataclass
@@ -101,40 +75,18 @@ class Run:
     engine: Engine
 
     def __post_init__(self) -> None:
-        config = self.experiment.config
-        self.config = config
+        self.config = self.experiment.config
         self.device = resolve_device(self.engine.device)
-        self.folder = self.store.run_folder(config.run_id)
-
-    @cached_property
-    def components(self) -> Components:
-        """Return which tasks use which weight; a model is built for it."""
-        network = self.experiment.build_model(torch.device("cpu"))
-        return discover(network, torch.zeros(1, 3, DISCOVERY_SIZE, DISCOVERY_SIZE))
-
-    def observers(self, stage: str, steps: int = 0) -> Observers:
-        """Return the observers of a stage of this run."""
-        config = self.config
-        info = RunInfo(
-            id=config.run_id,
-            method=config.method.name,
-            dataset=config.dataset,
-            model=config.model,
-            sparsity=config.sparsity,
-            seed=config.seed,
-            folder=self.folder,
-            stage=stage,
-            steps=steps,
-        )
-        return Observers(self.registry, info)
+        self.folder = self.store.run_folder(self.config.run_id)
+        self.stages = Stages(self.experiment, self.store, self.registry, self.engine, self.device)
 
     def rows(self) -> list[Row]:
         """Execute all stages and return what was measured."""
         self._write_facts()
         model = self.experiment.build_model(self.device)
-        masks = self._train(model)
+        masks = prepare_network(self.stages, model)
         rows = self._measure(model, masks)
-        self.observers("evaluate").model_evaluated(self.config.recipe.steps, rows)
+        self.stages.observers("evaluate").model_evaluated(self.config.recipe.steps, rows)
         return rows
 
     def _write_facts(self) -> None:
@@ -144,116 +96,12 @@ class Run:
             self.folder / "plan.json",
             {
                 "steps": self.config.recipe.steps,
-                "dense_stage": self.config.dense_key if self._needs_dense else None,
+                "dense_stage": self.config.dense_key if self.experiment.needs_dense else None,
                 "updates": [dataclasses.asdict(update) for update in self.experiment.plan],
             },
         )
         sessions = read_json(self.folder / "environment.json") or []
         write_json(self.folder / "environment.json", [*sessions, environment(self.device)])
-
-    @property
-    def _needs_dense(self) -> bool:
-        """Return whether the run uses a trained dense network."""
-        return self.config.method.start.pretrained or not self.experiment.plan
-
-    def _train(self, model: nn.Module) -> Masks:
-        """Bring `model` to its final weights and return its final masks, empty where it stays dense."""
-        start = self.config.method.start
-        if not self.experiment.plan:
-            self._dense(model)
-            return {}
-        if start.train_from == "trained":
-            self._dense(model)
-        masks = self._start_masks(model)
-        return self._stage(self.folder, TRAIN, model, self.config.recipe, masks)
-
-    def _dense(self, model: nn.Module) -> None:
-        """Give `model` the weights of the dense training that all runs with its recipe and seed share."""
-        folder = self.store.stage_folder(self.config.dense_key)
-        with locked(folder / ".lock", _waiting(folder)):
-            self._stage(folder, DENSE, model, self.config.train, {})
-
-    def _start_masks(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the masks before the first step; scores are computed once, however often the run is resumed."""
-        first = next((update for update in self.experiment.plan if update.step == 0), None)
-        if first is None:
-            return {}
-        masks = load_masks(self.folder / START_MASKS)
-        if masks is None:
-            scored = model
-            if self.config.method.start.score_on == "trained" and self.config.method.start.train_from == "init":
-                scored = self.experiment.build_model(self.device)
-                self._dense(scored)
-            masks = self._make_masks(scored, 0, first.sparsity, None)
-            save_masks(self.folder / START_MASKS, masks)
-        return {name: mask.to(self.device) for name, mask in masks.items()}
-
-    def _make_masks(self, model: nn.Module, step: int, target: float, current: Masks | None) -> dict[str, Tensor]:
-        """Return the masks of the update at `step`."""
-        objective = self.experiment.objective
-        weights = {name: weight for name, weight in prunable(model).items() if name in self.components.users}
-        scoring = Scoring(
-            model=model,
-            weights=weights,
-            voters=voters_of(self.config.method.scope, objective.weights, self.components),
-            losses=lambda batch: objective.losses(model(batch.images), batch),
-            batches=lambda count: self._batches(self.config.train, f"score at {step}", 0, count),
-            seed=derive(self.config.seed, "score", step),
-        )
-        return make_masks(self.config.method, scoring, target, current)
-
-    def _stage(self, folder: Path, name: str, model: nn.Module, recipe: Recipe, masks: Masks) -> Masks:
-        """Train `model` in `folder`, or load what an earlier session trained; return its final masks."""
-        finished = load_tensors(folder / WEIGHTS)
-        stored = load_masks(folder / MASKS)
-        pruned = name != DENSE
-        if finished is not None and (stored is not None or not pruned):
-            load_weights(model, finished[0])
-            return stored if pruned and stored is not None else {}
-        observers = self.observers(name, recipe.steps)
-        observers.run_started()
-        purpose = f"{name} batches"
-        training = Training(
-            model=model,
-            objective=self.experiment.objective,
-            recipe=recipe,
-            batches=lambda step: self._batches(recipe, purpose, step, recipe.steps - step),
-            plan=tuple(update for update in self.experiment.plan if pruned and update.step > 0),
-            update=lambda step, target, current: self._make_masks(model, step, target, current),
-            select=(lambda: self._test_loss(model)) if self.config.protocol.select == "test" else None,
-            folder=folder,
-            seed=derive(self.config.seed, name),
-            checkpoint_seconds=self.engine.checkpoint_seconds,
-            watch=Watch(observers.step_finished, observers.masks_updated),
-        )
-        masks = train(training, masks)
-        if pruned:
-            save_masks(folder / MASKS, masks)
-        save_tensors(folder / WEIGHTS, weights_of(model), {"steps": recipe.steps})
-        for leftover in (CHECKPOINT, BEST):
-            (folder / leftover).unlink(missing_ok=True)
-        return masks
-
-    def _batches(self, recipe: Recipe, purpose: str, start: int, count: int) -> Iterable[Batch]:
-        """Return training batches `start` to `start + count`, on the device; the same ones for every method."""
-        stream = Stream(
-            self.experiment.opened.splits,
-            self.experiment.objective,
-            recipe,
-            seed=derive(self.config.seed, purpose),
-            workers=self.engine.workers,
-        )
-        return (batch.to(self.device) for batch in itertools.islice(stream.start(start), count))
-
-    def _evaluation(self, split: Samples) -> Iterable[Batch]:
-        """Return the batches of a split, in order and unchanged."""
-        splits, objective = self.experiment.opened.splits, self.experiment.objective
-        return evaluation_batches(split, splits, objective, self.config.train.eval_batch)
-
-    def _test_loss(self, model: nn.Module) -> float:
-        """Return the loss on the test set, by which the released DiSparse code selects."""
-        test = self.experiment.opened.splits.test
-        return total_loss(model, self.experiment.objective, self._evaluation(test), self.device)
 
     def _measure(self, model: nn.Module, masks: Masks) -> list[Row]:
         """Return the rows: metrics on the test set, losses on all splits, and the sparsity of each component."""
@@ -263,7 +111,7 @@ class Run:
             split: Samples = getattr(splits, name)
             if len(split):
                 metrics = self.experiment.metrics if name == "test" else {}
-                batches = self._evaluation(split)
+                batches = self.stages.evaluation(split)
                 values[name] = evaluate(model, self.experiment.objective, metrics, batches, self.device)
         rows = [
             self._row(
@@ -277,11 +125,38 @@ class Run:
             for name, measured in values.items()
             for value in measured
         ]
-        parts = {WHOLE: tuple(self.components.users), **self.components.by_name()}
-        for component, names in parts.items():
-            reached = sparsity(masks, names) if masks else 0.0
-            rows.append(self._row(component=component, metric=SPARSITY, value=reached, unit="fraction"))
-        return rows
+        return [*rows, *self._sparsities(model, masks), *self._costs()]
+
+    def _sparsities(self, model: nn.Module, masks: Masks) -> list[Row]:
+        """Return the sparsity of the whole network and of each component, measured on the masks.
+
+        A network that was made small instead is measured against the dataset's own.
+        """
+        components = self.stages.components
+        found = {WHOLE: tuple(components.users), **components.by_name()}
+        reached = {name: sparsity(masks, names) if masks else 0.0 for name, names in found.items()}
+        if self.experiment.small:
+            weights, full = prunable(model), prunable(self.experiment.outline(MULTITASK))
+            reached = {
+                name: 1 - sum(weights[key].numel() for key in names) / sum(full[key].numel() for key in names)
+                for name, names in found.items()
+            }
+        return [
+            self._row(component=name, metric=SPARSITY, value=value, unit="fraction")
+            for name, value in reached.items()
+        ]
+
+    def _costs(self) -> list[Row]:
+        """Return what the run has taken, its dense training included even where another run had made it."""
+        cost = sum((part.cost for part in parts(self.experiment)), kept_cost(self.folder))
+        if self.experiment.needs_dense:
+            cost += kept_cost(self.stages.dense_folder())
+        if rewind := getattr(getattr(self.config.method, "start", None), "rewind", 0):
+            cost += kept_cost(self.stages.dense_folder(rewind))
+        return [
+            self._row(metric=name, value=float(getattr(cost, name)), unit=unit, higher_is_better=False)
+            for name, unit in COSTS.items()
+        ]
 
     def failure(self, status: str, reason: str) -> Row:
         """Return the one row of a run that did not end well."""
@@ -297,7 +172,7 @@ class Run:
             "reason": "",
             "method": config.method.name,
             "settings": self.experiment.changes,
-            "pretrained": config.method.start.pretrained,
+            "pretrained": config.method.pretrained,
             "dataset": config.dataset,
             "data": opened.splits.origin,
             "stand_in": opened.stand_in,

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,10 @@ Scores = dict[str, dict[str, Tensor]]
 class Scoring:
     """All that a scorer may look at.
 
-    `batches(n)` gives the first n scoring batches, the same ones every time; `losses` is a forward pass;
-    `seed` is the scorer's own.
+    `batches(n)` gives the first n scoring batches, the same ones every time; `current` is the batch that the
+    next training step will use, None before training. `losses(batch)` is a forward pass and gives each task's
+    loss; `losses(batch, temperature)` divides the logits of tasks with classes first. `seed` is the scorer's
+    own.
     """
 
     model: nn.Module
@@ -34,6 +36,7 @@ class Scoring:
     losses: Losses
     batches: Callable[[int], Iterable[Batch]]
     seed: int
+    current: Batch | None = None
 
     def generator(self, purpose: str) -> torch.Generator:
         """Return a CPU generator for `purpose`, seeded by `seed`."""
@@ -78,13 +81,19 @@ class Magnitude:
 
 @dataclass(frozen=True)
 class Saliency:
-    """abs(weight * gradient): how fast the loss changes as the weight is removed (SNIP, equation 5).
+    """abs(gradient) * abs(weight) ** power, summed over batches.
 
+    Power 1 is how fast the loss changes as the weight is removed (SNIP, equation 5); 0 the gradient alone, by
+    which removed weights are grown back (RigL); 2 DiSparse's criterion for trained networks (section 3.4).
     Several batches are merged by adding up the absolute values of each, as DiSparse's code does
     (`merge="absolute"`), or the gradients before their absolute value is taken (`merge="signed"`).
     """
 
-    batches: int = field(default=1, metadata={"help": "training batches to score on"})
+    power: Literal[0, 1, 2] = field(default=1, metadata={"help": "exponent of abs(weight)"})
+    batches: int = field(
+        default=1, metadata={"help": "training batches to score on; 0: the one that the next step trains on"}
+    )
+    parts: int = field(default=1, metadata={"help": "pieces that each batch is cut into, scored one by one"})
     init: Literal["own", "xavier", "variance-scaling"] = field(
         default="own",
         metadata={"help": "weights to score: the model's own, or a fresh draw on a copy"},
@@ -98,15 +107,22 @@ class Saliency:
     forward: Literal["shared", "per-voter"] = field(
         default="shared", metadata={"help": "one forward pass for all voters, or one for each"}
     )
-    name: str = field(default="saliency", init=False)
 
     def __post_init__(self) -> None:
-        if self.batches < 1:
-            raise UsageError(f"batches of scorer 'saliency' is {self.batches}; it must be 1 or more.")
+        if self.batches < 0:
+            raise UsageError(f"batches of scorer '{self.name}' is {self.batches}; it must be 0 or more.")
+        if self.parts < 1:
+            raise UsageError(f"parts of scorer '{self.name}' is {self.parts}; it must be 1 or more.")
+
+    @property
+    def name(self) -> str:
+        """Return the name that the registry knows it by."""
+        return ("gradient", "saliency", "gradient-flow")[self.power]
 
     def passes(self, voters: int) -> tuple[int, int]:
         """Return the forward and backward passes that scoring for `voters` voters takes."""
-        return self.batches * (1 if self.forward == "shared" else voters), self.batches * voters
+        pieces = max(self.batches, 1) * self.parts
+        return pieces * (1 if self.forward == "shared" else voters), pieces * voters
 
     def __call__(self, scoring: Scoring) -> Scores:
         """Return the saliency of each weight for each voter, float32, 0 or more."""
@@ -114,26 +130,38 @@ class Saliency:
             scoring.model.train(self.mode == "train")
             torch.manual_seed(derive(scoring.seed, "dropout"))
             gradients = self._gradients(scoring)
-            weights = {name: weight.detach() for name, weight in scoring.weights.items()}
-            return {
-                voter: {name: (weights[name] * total).abs_() for name, total in totals.items()}
-                for voter, totals in gradients.items()
-            }
+            with torch.no_grad():
+                factors = {name: weight.abs() ** self.power for name, weight in scoring.weights.items()}
+                return {
+                    voter: {name: total.abs_().mul_(factors[name]) for name, total in totals.items()}
+                    for voter, totals in gradients.items()
+                }
 
     def _gradients(self, scoring: Scoring) -> Scores:
         """Return the sum over batches of the gradients, or of their absolute values, by voter."""
         totals = {
-            voter.name: {name: torch.zeros_like(scoring.weights[name]) for name in voter.weights}
+            voter.name: {name: torch.zeros_like(scoring.weights[name]).detach() for name in voter.weights}
             for voter in scoring.voters
         }
-        for batch in scoring.batches(self.batches):
+        for batch in self._batches(scoring):
             for voter, gradients in voter_gradients(
                 scoring.losses, batch, scoring.voters, scoring.weights, self.forward == "shared"
             ):
                 # abs(w * g) summed over batches is abs(w) times the sum of abs(g): w is the same in all.
                 for total, gradient in zip(totals[voter.name].values(), gradients, strict=True):
-                    total.detach().add_(gradient.abs() if self.merge == "absolute" else gradient)
+                    total.add_(gradient.abs() if self.merge == "absolute" else gradient)
         return totals
+
+    def _batches(self, scoring: Scoring) -> Iterator[Batch]:
+        """Yield the pieces of batches to score on. Raises UsageError where there is no present batch."""
+        if self.batches:
+            chosen = scoring.batches(self.batches)
+        elif scoring.current is not None:
+            chosen = [scoring.current]
+        else:
+            raise UsageError(f"Scorer '{self.name}' has batches=0, but before training there is no batch yet.")
+        for batch in chosen:
+            yield from batch.parts(self.parts)
 
 
 @contextlib.contextmanager
@@ -171,3 +199,13 @@ def draw_weights(shape: torch.Size, init: str, generator: torch.Generator) -> Te
 noise = Noise
 magnitude = Magnitude
 saliency = Saliency
+
+
+def gradient(**settings: Any) -> Saliency:
+    """Return the scorer abs(gradient)."""
+    return Saliency(power=0, **settings)
+
+
+def gradient_flow(**settings: Any) -> Saliency:
+    """Return the scorer abs(gradient) * weight ** 2."""
+    return Saliency(power=2, **settings)

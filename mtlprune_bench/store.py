@@ -49,6 +49,9 @@ SPARSITY = "sparsity"
 WHOLE = "whole"
 """The metric that every run has, and its component that is all of the network."""
 
+COSTS = {"steps": "step", "forward": "pass", "backward": "pass", "seconds": "s", "peak_memory": "MB"}
+"""The metrics, with their units, of what a run has cost; the last two differ from machine to machine."""
+
 ROWS = "rows.parquet"
 CHECKSUM = b"sha256"
 

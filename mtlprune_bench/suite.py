@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from mtlprune_bench.checks import check
 from mtlprune_bench.config import Engine, override
 from mtlprune_bench.environment import resolve_device
 from mtlprune_bench.errors import UsageError
@@ -16,7 +17,8 @@ from mtlprune_bench.store import Row, Store
 def prepare_all(
     requests: Sequence[Request], registry: Registry, notify: Callable[[str], None]
 ) -> list[Experiment]:
-    """Return the experiments of `requests`, each once; `notify` is told where stand-in data are used.
+    """Return the experiments of `requests`, each once; `notify` is told where stand-in data are used, and
+    of what a user may not have meant.
 
     Raises UsageError or DataError for the first request that cannot be carried out.
     """
@@ -29,7 +31,10 @@ def prepare_all(
             if opened[key].stand_in:
                 notify(stand_in_notice(opened[key]))
         experiment = prepare(request, registry, opened[key])
-        experiments.setdefault(experiment.config.run_id, experiment)
+        if experiment.config.run_id not in experiments:
+            experiments[experiment.config.run_id] = experiment
+            for warning in check(experiment):
+                notify(f"{experiment.config.run_id}: {warning}")
     return list(experiments.values())
 
 

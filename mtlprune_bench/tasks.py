@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torchmetrics
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtlprune_bench.errors import UsageError
 from mtlprune_bench.protocols import Protocol
 
 
@@ -96,6 +97,21 @@ class Batch:
             {name: mask.to(device, non_blocking=True) for name, mask in self.masks.items()},
         )
 
+    def parts(self, count: int) -> Iterator[Batch]:
+        """Yield the batch in `count` pieces, of numbers of images that differ by one at most.
+
+        Raises UsageError where it has fewer images than that.
+        """
+        if len(self.images) < count:
+            raise UsageError(f"A batch of {len(self.images)} images cannot be cut into {count} parts.")
+        for indices in torch.arange(len(self.images)).tensor_split(count):
+            piece = slice(int(indices[0]), int(indices[-1]) + 1)
+            yield Batch(
+                self.images[piece],
+                {name: target[piece] for name, target in self.targets.items()},
+                {name: mask[piece] for name, mask in self.masks.items()},
+            )
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -113,11 +129,16 @@ class Objective:
             for name, task in self.tasks.items()
         }
 
-    def losses(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return each task's loss, a scalar, at the resolution of its prediction; not weighted."""
+    def losses(self, outputs: Mapping[str, Tensor], batch: Batch, temperature: float = 1.0) -> dict[str, Tensor]:
+        """Return each task's loss, a scalar, at the resolution of its prediction; not weighted.
+
+        The logits of tasks with classes are divided by `temperature` first.
+        """
         losses = {}
         for name, task in self.tasks.items():
             prediction = outputs[name]
+            if temperature != 1 and self.labels[name].classes:
+                prediction = prediction / temperature
             target = shrink(batch.targets[name], prediction.shape[-2:], self.protocol.resize)
             mask = shrink(batch.masks[name], prediction.shape[-2:], self.protocol.resize)
             losses[name] = task.loss(prediction, target, mask, self.labels[name])

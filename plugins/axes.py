@@ -9,7 +9,12 @@ from mtlprune_bench import (
     Register,
     Unanimous,
     Uniform,
+    cubic,
+    every,
+    gradient,
+    gradient_flow,
     hookimpl,
+    levels,
     magnitude,
     never,
     noise,
@@ -21,7 +26,7 @@ from mtlprune_bench import (
 @hookimpl
 def register_scorers(register: Register) -> None:
     """Register the scorers."""
-    for scorer in (noise(), magnitude(), saliency()):
+    for scorer in (noise(), magnitude(), gradient(), saliency(), gradient_flow()):
         register(scorer)
 
 
@@ -35,7 +40,7 @@ def register_arbiters(register: Register) -> None:
 @hookimpl
 def register_schedules(register: Register) -> None:
     """Register the schedules."""
-    for schedule in (never(), once()):
+    for schedule in (never(), once(), every(), cubic(), levels()):
         register(schedule)
 
 

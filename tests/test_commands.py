@@ -154,8 +154,8 @@ def test_a_plan_counts_stages_steps_and_passes_and_runs_nothing(mtlbench, tmp_pa
     assert answer.code == 0
     assert answer.out.startswith("disparse-static-toy-0.75-s0-")
     # Two tasks vote on 3 batches: 3 shared forward passes and 6 backward; then 30 steps of training.
-    assert re.search(r"│ prune at step 0 +│ 0 +│ 3 +│ 6 +│ +│ 2 voters, arbiter or", answer.out)
-    assert re.search(r"│ train +│ 30 +│ 30 +│ 30 +│ no +│ from init weights", answer.out)
+    assert re.search(r"│ masks before training +│ 0 +│ 3 +│ 6 +│ 2 voters, arbiter or", answer.out)
+    assert re.search(r"│ train +│ 30 +│ 30 +│ 30 +│ from init weights", answer.out)
     assert re.search(r"│ total +│ 30 +│ 33 +│ 36 ", answer.out)
     assert re.search(r"updates of the masks\n.*\n.*\n.*\n│ 0 +│ 0.75 +│ 0.25 +│", answer.out)
     assert list(tmp_path.iterdir()) == []
@@ -164,10 +164,11 @@ def test_a_plan_counts_stages_steps_and_passes_and_runs_nothing(mtlbench, tmp_pa
 def test_a_plan_knows_what_is_done(mtlbench):
     assert mtlbench("run", *TOY, "--method", "toy-finetune", *QUICK).code == 0
     fresh = mtlbench("plan", *TOY, "--method", "toy-lottery", *QUICK).out
-    assert re.search(r"│ dense training +│ 2 +│ 2 +│ 2 +│ yes +│", fresh)
-    assert re.search(r"│ train +│ 2 +│ 2 +│ 2 +│ no +│ from init", fresh)
+    assert re.search(r"│ dense training +│ 2 +│ 2 +│ 2 +│ shared", fresh)
+    assert re.search(r"│ total +│ 4 +│ 4 +│ 4 +│ done: dense training +│", fresh)
     done = mtlbench("plan", *TOY, "--method", "toy-finetune", *QUICK).out
-    assert re.search(r"│ finetune +│ 2 +│ 2 +│ 2 +│ yes +│ from trained", done)
+    assert re.search(r"│ finetune +│ 2 +│ 2 +│ 2 +│ from trained", done)
+    assert re.search(r"│ done: dense training, all of it +│", done)
 
 
 AXES = [
@@ -414,7 +415,7 @@ BAD = [
     (["--device", "cuda:x"], ["Device 'cuda:x' is none of"]),
     (["--runner", "slurm"], ["Unknown runner 'slurm'. Known: local."]),
     (["--score", "salienc"], ["Unknown scorer 'salienc'. Did you mean 'saliency'?"]),
-    (["--scope", "all"], ["Scope 'all' of method 'snip' is neither joint nor per-task"]),
+    (["--scope", "all"], ["Unknown value for method.scope: 'all'", "joint, per-task"]),
     (["--arbiter", "majorty"], ["Unknown arbiter 'majorty'. Did you mean 'majority'?"]),
     (["--arbiter", "at-least"], ["'at-least' needs"]),
     (["--allocation", "erkk"], ["Unknown allocation 'erkk'. Did you mean 'erk'?"]),
@@ -433,7 +434,22 @@ BAD = [
     (["--set", "train.lr=-1"], ["lr of a recipe is -1.0"]),
     (["--set", "model.width=wide"], ["model.width needs int, not 'wide'"]),
     (["--set", "model.depth=3"], ["Unknown setting 'model.depth'", "model.width"]),
-    (["--set", "method.score.batches=0"], ["batches", "must be 1 or more"]),
+    (["--set", "method.score.batches=-1"], ["batches", "must be 0 or more"]),
+    (["--set", "method.score.batches=0"], ["batches=0", "before training there is none"]),
+    (["--scope", "per-task"], ["'snip' has a voter for each task", "set method.arbiter"]),
+    (["--method", "lth", "--set", "method.start.rewind=30"], ["rewinds to step 30, but training has 30 steps"]),
+    (["--method", "snip", "--set", "method.start.rewind=3"], ["start.rewind is 3"]),
+    (["--method", "rigl", "--sparsity", "0.999"], ["At sparsity 0.999 allocation 'erk' leaves layer", "without"]),
+    (["--method", "rigl", "--set", "method.grow=none"], ["Unknown scorer 'none'"]),
+    (["--schedule", "every"], ["'snip' has nothing to grow by; set method.grow"]),
+    (["--method", "rigl", "--set", "method.control=shuffled"], ["control=shuffled needs masks that", "stay"]),
+    (["--method", "magnitude", "--set", "method.control=redrawn"], ["'magnitude' goes on from trained ones"]),
+    (["--method", "dense", "--set", "method.control=shuffled"], ["needs masks"]),
+    (["--method", "adapmtl", "--set", "method.checkpoint=gone"], ["There is no file gone to start from"]),
+    (["--method", "adapmtl", "--set", "method.s_init=inf"], ["s_init of method 'adapmtl' is inf"]),
+    (["--method", "adapmtl", "--arbiter", "or"], ["Unknown setting 'method.arbiter'", "method.s_init"]),
+    (["--method", "synflow", "--set", "method.calibration=fixed-ratio"], ["cannot prune in rounds"]),
+    (["--set", "method.rounds=5"], ["freshly drawn weights", "method.score.init=own"]),
     (["--set", "method.score.batch=1"], ["Unknown setting 'method.score.batch'", "method.score.batches"]),
     (["--set", "method.schedule.step=30"], ["prunes at step 30, but training has 30 steps"]),
     (["--set", "method.variant=released"], ["Unknown variant of snip 'released'"]),
@@ -451,6 +467,30 @@ def test_bad_input_is_refused_in_one_line_before_anything_runs(mtlbench, tmp_pat
     method = () if "--method" in options else ("--method", "snip")
     refused(mtlbench("run", *TOY, *method, *options), *texts)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_another_network_is_refused(mtlbench, tmp_path):
+    assert (
+        mtlbench("run", *TOY, "--method", "snip", "--model", "toy-net", *QUICK, "--set", "model.width=8").code == 0
+    )
+    (weights,) = (tmp_path / "runs").glob("snip-*/weights.safetensors")
+    start = ("--method", "adapmtl", "--set", f"method.checkpoint={weights}")
+    refused(mtlbench("run", *TOY, *start, *QUICK), "does not hold weights of model 'toy-net'")
+    assert mtlbench("run", *TOY, *start, *QUICK, "--set", "model.width=8").code == 0
+    notes = tmp_path / "notes.txt"
+    notes.write_text("no weights")
+    refused(
+        mtlbench("run", *TOY, "--method", "adapmtl", "--set", f"method.checkpoint={notes}"),
+        "notes.txt cannot be read as the weights of a run",
+    )
+    assert notes.exists()
+
+
+def test_a_majority_of_two_tasks_runs_with_a_warning(mtlbench):
+    answer = mtlbench("run", *TOY, "--method", "snip", "--scope", "per-task", "--arbiter", "majority", *QUICK)
+    assert answer.code == 0
+    assert "Arbiter 'majority' needs three tasks to differ from others" in answer.err
+    assert "with 2 it is the same as 'or'" in answer.err
 
 
 def test_a_plan_refuses_what_a_run_refuses(mtlbench):
@@ -599,5 +639,5 @@ def test_an_interrupted_run_says_so_and_the_same_command_continues_it(mtlbench, 
     assert len(lines) == 31, "only the step in which it was stopped was made again"
     assert mtlbench(*command, "--store", "whole").code == 0
     (whole,) = Store(tmp_path / "whole").runs()
-    for name in ("masks.safetensors", "weights.safetensors", "rows.parquet"):
+    for name in ("masks.safetensors", "weights.safetensors"):
         assert (whole / name).read_bytes() == (pieces / name).read_bytes()

@@ -14,21 +14,26 @@ ROWS = [
     # Nothing of ours below these.
     ["errors", "seeds", "tensors"],
     # Pure functions of tensors and numbers, and files that survive.
-    ["ranks", "masks", "arbiters", "allocation", "schedules", "metrics", "augment", "files"],
+    ["ranks", "masks", "arbiters", "allocation", "metrics", "augment", "files", "protocols", "recipe"],
     # The words in which runs are described.
-    ["protocols", "recipe", "checkpoint", "store"],
+    ["schedules", "checkpoint", "store"],
     ["tasks"],
     ["adapters", "components", "gradients", "evaluate"],
-    ["scorers", "batches"],
+    ["scorers", "batches", "networks"],
     ["method"],
-    ["config", "prune", "train"],
+    ["learned", "prune", "state"],
+    ["config", "regrow", "train"],
     # Plugins.
     ["hookspecs"],
     ["registry"],
     # Whole runs, and what is said about them.
     ["observe", "experiment", "environment"],
+    ["costs", "checks"],
+    ["stages"],
+    ["pipeline"],
     ["run", "catalogue", "results"],
     ["suite", "plans", "render"],
+    ["testing"],
     ["commands"],
 ]
 ROW = {module: row for row, modules in enumerate(ROWS) for module in modules}
@@ -73,7 +78,8 @@ def test_every_module_has_a_row():
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ENGINE)))
 def test_imports_point_down(path):
     own = layer_of(path)
-    for name in imported(path) - {own if own == "commands" else ""}:
+    inner = {own} if path.parent != ENGINE else set()  # modules of one folder may import each other
+    for name in imported(path) - inner:
         assert ROW[name] < ROW[own], f"{own} (row {ROW[own]}) imports {name} (row {ROW[name]})"
 
 
@@ -93,6 +99,8 @@ def test_the_engine_names_no_method_dataset_or_task():
 
     registry = load_registry()
     names = {entry.name for kind in ("methods", "datasets", "tasks", "models") for entry in registry.of_kind(kind)}
+    # The engine's own values of axes keep their names, also where a method is named after one.
+    names -= {entry.name for entry in registry.entries.values() if entry.plugin == "axes"}
     assert len(names) > 10
     for path in modules():
         for node in ast.walk(ast.parse(path.read_text())):

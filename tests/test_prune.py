@@ -26,12 +26,14 @@ from mtlprune_bench.errors import SparsityError
 from mtlprune_bench.masks import kept_count
 from mtlprune_bench.prune import fixed_masks, make_masks, settle
 
-STATIC = Method(name="toy", score=saliency(mode="eval"), scope=PER_TASK, schedule=once())
+STATIC = Method(name="toy", score=saliency(mode="eval"), scope=PER_TASK, arbiter=OR, schedule=once())
 NEEDED = {"or": (OR, lambda n: 1), "and": (AND, lambda n: n), "majority": (MAJORITY, lambda n: -(-n // 2))}
 
 
 def method(**axes):
-    return Method(**{"name": "toy", "score": STATIC.score, "scope": PER_TASK, "schedule": once(), **axes})
+    return Method(
+        **{"name": "toy", "score": STATIC.score, "scope": PER_TASK, "arbiter": OR, "schedule": once(), **axes}
+    )
 
 
 def total(masks):

@@ -1,10 +1,13 @@
 """Scorers: formulas against autograd written out, and no trace left in the model."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from toys import Toy, batches, objective, scoring
 
-from mtlprune_bench import magnitude, noise, saliency
+from mtlprune_bench import UsageError, gradient, gradient_flow, magnitude, noise, saliency
+from mtlprune_bench.tasks import Batch
 
 LOSS_WEIGHTS = {"a": 1.0, "b": 20.0}
 
@@ -38,6 +41,51 @@ def test_saliency_is_weight_times_gradient(model, scope, merge):
             torch.testing.assert_close(scores[voter.name][name], total[name].abs(), rtol=1e-5, atol=1e-8)
 
 
+def test_the_power_of_the_weight_makes_gradient_saliency_and_gradient_flow(model):
+    given = scoring(model, LOSS_WEIGHTS, "per-task")
+    plain, product, flow = (
+        scorer(batches=2, mode="eval")(given) for scorer in (gradient, saliency, gradient_flow)
+    )
+    for voter in given.voters:
+        for name in voter.weights:
+            weight = given.weights[name].detach().abs()
+            torch.testing.assert_close(product[voter.name][name], plain[voter.name][name] * weight)
+            torch.testing.assert_close(flow[voter.name][name], plain[voter.name][name] * weight**2)
+    assert [scorer().name for scorer in (gradient, saliency, gradient_flow)] == [
+        *("gradient", "saliency", "gradient-flow")
+    ]
+
+
+def test_no_batches_of_its_own_means_the_batch_that_training_is_at(model):
+    data = batches(LOSS_WEIGHTS)
+    given = replace(scoring(model, LOSS_WEIGHTS, "joint"), current=data[1])
+    current = gradient(batches=0, mode="eval")(given)
+    own = gradient(mode="eval")(replace(given, batches=lambda count: data[1:2]))
+    assert all(torch.equal(score, own["all tasks"][name]) for name, score in current["all tasks"].items())
+    with pytest.raises(UsageError, match="before training there is no batch yet"):
+        gradient(batches=0)(scoring(model, LOSS_WEIGHTS, "joint"))
+
+
+def test_a_batch_in_parts_is_scored_as_that_many_batches(model):
+    data = batches(LOSS_WEIGHTS)[:1]
+    whole = scoring(model, LOSS_WEIGHTS, "per-task")
+    parts = [Batch(*(pick(number) for pick in pickers(data[0]))) for number in (0, 1)]
+    cut = gradient(mode="eval", parts=2)(replace(whole, batches=lambda count: data))
+    apart = gradient(mode="eval", batches=2)(replace(whole, batches=lambda count: parts))
+    for voter, scores in cut.items():
+        assert all(torch.equal(score, apart[voter][name]) for name, score in scores.items())
+    assert gradient(batches=0, parts=2, forward="per-voter").passes(3) == (6, 6)
+
+
+def pickers(batch):
+    """Return functions that give image `number` of a batch: its images, targets and masks."""
+    return (
+        lambda number: batch.images[number : number + 1],
+        lambda number: {task: target[number : number + 1] for task, target in batch.targets.items()},
+        lambda number: {task: mask[number : number + 1] for task, mask in batch.masks.items()},
+    )
+
+
 @pytest.mark.parametrize(
     "scorer",
     [
@@ -45,6 +93,8 @@ def test_saliency_is_weight_times_gradient(model, scope, merge):
         saliency(batches=2, init="xavier"),
         saliency(init="variance-scaling", mode="eval"),
         saliency(forward="per-voter"),
+        gradient(batches=2, parts=2),
+        gradient_flow(batches=2, merge="signed"),
         magnitude(),
         noise(),
     ],

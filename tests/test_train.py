@@ -13,19 +13,16 @@ from mtlprune_bench.checkpoint import load_tensors
 from mtlprune_bench.errors import DivergedError, StoreError
 from mtlprune_bench.schedules import Update
 from mtlprune_bench.seeds import derive
-from mtlprune_bench.tasks import Batch
-from mtlprune_bench.train import (
+from mtlprune_bench.state import (
     BEST,
     CHECKPOINT,
-    HISTORY,
     GradientMask,
-    Training,
-    Watch,
     apply_masks,
     load_weights,
-    train,
     weights_of,
 )
+from mtlprune_bench.tasks import Batch
+from mtlprune_bench.train import HISTORY, Training, Watch, train
 
 LOSSES = {"a": 1.0, "b": 2.0}
 RECIPE = Recipe(steps=12, batch=2, crop=6, lr=1e-2, weight_decay=0.1, select_every=4)
@@ -55,8 +52,6 @@ def training(model, folder, **changes):
             "objective": objective(LOSSES),
             "recipe": RECIPE,
             "batches": lambda step: (data[number % 3] for number in range(step, 10_000)),
-            "plan": (),
-            "update": None,
             "select": None,
             "folder": folder,
             "seed": 5,
@@ -112,7 +107,7 @@ def test_removed_weights_and_their_moments_stay_exactly_zero(tmp_path):
         seen.append(all((weights[name][~mask] == 0).all() for name, mask in masks.items()))
 
     watch = Watch(look, lambda step, before, after: None)
-    assert train(training(model, tmp_path, watch=watch, checkpoint_seconds=0), masks) == masks
+    assert train(training(model, tmp_path, watch=watch, checkpoint_seconds=0), masks).masks == masks
     assert seen == [True] * 12
     for name, mask in masks.items():
         both, weight = moments(tmp_path, name)
@@ -131,13 +126,13 @@ def test_masks_made_on_the_way_clear_weights_and_moments_from_then_on(tmp_path):
             model,
             tmp_path,
             plan=(Update(6, 0.6),),
-            update=lambda step, sparsity, current: masks,
+            update=lambda update, current, batch: (masks, {}),
             watch=Watch(lambda step, losses: None, lambda *facts: told.append(facts)),
             checkpoint_seconds=0,
         ),
         {},
     )
-    assert end == masks
+    assert end.masks == masks
     assert told == [(6, {}, masks)]
     for name, mask in masks.items():
         both, weight = moments(tmp_path, name)
@@ -150,9 +145,9 @@ def test_an_update_gets_the_step_the_sparsity_and_the_masks_so_far(tmp_path):
     first, second = random_masks(model, 0.8), random_masks(model, 0.3)
     asked = []
 
-    def update(step, sparsity, current):
-        asked.append((step, sparsity, current))
-        return first if step == 3 else second
+    def update(update, current, batch):
+        asked.append((update.step, update.sparsity, current))
+        return (first if update.step == 3 else second), {}
 
     train(training(model, tmp_path, plan=(Update(3, 0.2), Update(9, 0.7)), update=update), {})
     assert asked == [(3, 0.2, {}), (9, 0.7, first)]
@@ -226,28 +221,29 @@ def test_the_weights_with_the_lowest_loss_are_selected_at_the_first_of_equals(tm
     assert not torch.equal(model.trunk[0].weight, kept[2]["trunk.0.weight"])
 
 
-def test_selected_weights_come_with_the_masks_of_their_time(tmp_path):
+def test_weights_are_selected_only_with_the_masks_of_the_last_update(tmp_path):
     model = network()
     first, second = random_masks(model, 0.8), random_masks(model, 0.3)
-    losses = iter([1.0, 2.0, 3.0])
+    losses = iter([1.0, 2.0])  # after steps 8 and 12, not after 4
     end = train(
         training(
             model,
             tmp_path,
             plan=(Update(2, 0.2), Update(5, 0.7)),
-            update=lambda step, sparsity, current: first if step == 2 else second,
+            update=lambda update, current, batch: (first if update.step == 2 else second, {}),
             select=lambda: next(losses),
         ),
         {},
     )
-    assert all(torch.equal(end[name], mask) for name, mask in first.items())
-    assert all((dict(model.named_parameters())[name][~mask] == 0).all() for name, mask in first.items())
+    assert all(torch.equal(end.masks[name], mask) for name, mask in second.items())
+    assert all((dict(model.named_parameters())[name][~mask] == 0).all() for name, mask in second.items())
+    assert next(losses, None) is None
 
 
 def test_where_no_loss_is_a_number_the_last_weights_stand(tmp_path):
     model = network()
     masks = random_masks(model)
-    assert train(training(model, tmp_path, select=lambda: math.nan), masks) == masks
+    assert train(training(model, tmp_path, select=lambda: math.nan), masks).masks == masks
     assert not (tmp_path / BEST).exists()
 
 

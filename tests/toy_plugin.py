@@ -96,13 +96,16 @@ def register_models(register):
             description="two convolutions and a head a task",
             settings=NetworkSettings(),
             build=lambda channels, settings, argument: Network(channels, settings.width),
+            scaled=lambda settings, factor: NetworkSettings(max(1, int(settings.width * factor))),
         )
     )
 
 
 @hookimpl
 def register_datasets(register):
-    recipe = Recipe(steps=30, batch=4, crop=16, lr=1e-2, eval_batch=2, select_every=7, lr_decay_every=20)
+    recipe = Recipe(
+        steps=30, batch=4, crop=16, lr=1e-2, eval_batch=2, select_every=7, lr_decay_every=20, update_every=5
+    )
     toy = Dataset(
         name="toy",
         description="coloured patches",

@@ -29,6 +29,7 @@ TRAIN = Recipe(
     lr_decay_every=12_000,
     eval_batch=16,
     select_every=10_000,
+    update_every=250,
 )
 # The released code never applies the decay.
 FINETUNE = replace(TRAIN, steps=4000, lr=1e-6, lr_decay_every=1500)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ class DeepLab:
     """What can be chosen of a DeepLab network."""
 
     width: int = setting(128, "channels inside the heads")
+    trunk_width: float = setting(1.0, "factor on the channels of a ResNet trunk, in (0, 1]")
     rates: tuple[int, ...] = setting((6, 12, 18, 24), "dilation of each branch of a head")
     dropout: float = setting(0.5, "probability of dropping a channel value inside the heads")
     output_stride: int = setting(16, "pixels of the image a cell of the predictions stands for")
@@ -88,12 +89,14 @@ def build(channels: Mapping[str, int], settings: DeepLab, backbone: str) -> Netw
             features_only=True,
             out_indices=(last,),
             output_stride=settings.output_stride,
+            **narrow_resnet(backbone, settings.trunk_width),
         )
     except (RuntimeError, TypeError, AssertionError, NotImplementedError, AttributeError) as error:
         raise UsageError(
             f"timm cannot give backbone '{backbone}' an output stride of {settings.output_stride}: {error}. "
             "Try --set model.output_stride=32, or another backbone."
         ) from error
+    _restore_residual_branches(trunk)
     if settings.ceil_pool:
         for layer in trunk.modules():
             if isinstance(layer, nn.MaxPool2d):
@@ -104,6 +107,31 @@ def build(channels: Mapping[str, int], settings: DeepLab, backbone: str) -> Netw
                 nn.init.normal_(layer.weight, std=settings.normal_init)
     features: Any = trunk.feature_info
     return Network(trunk, features.channels()[-1], channels, settings)
+
+
+def _restore_residual_branches(trunk: nn.Module) -> None:
+    """Set to one the batch-norm scales that timm sets to zero at the end of residual branches.
+
+    With zeros no gradient reaches the convolutions before them, so that methods that score untrained weights
+    would see nothing of most of the trunk. The released DiSparse code has ones.
+    """
+    for layer in trunk.modules():
+        if isinstance(layer, nn.BatchNorm2d) and not layer.weight.is_meta and not layer.weight.any():
+            nn.init.ones_(layer.weight)
+
+
+def narrow_resnet(backbone: str, factor: float) -> dict[str, Any]:
+    """Return timm's arguments for a ResNet with `factor` of the channels. Raises UsageError for another trunk."""
+    if factor == 1:
+        return {}
+    if not backbone.startswith("resnet"):
+        raise UsageError(f"Only ResNet trunks can be made narrower, and '{backbone}' is none.")
+    return {"channels": tuple(max(1, round(count * factor)) for count in (64, 128, 256, 512))}
+
+
+def scaled(settings: DeepLab, factor: float) -> DeepLab:
+    """Return the settings of a network with `factor` of the channels in trunk and heads."""
+    return replace(settings, width=max(1, round(settings.width * factor)), trunk_width=factor)
 
 
 def _last_stage(backbone: str) -> int:
@@ -131,6 +159,7 @@ def register_models(register: Register) -> None:
             # Rates 6 to 24 as in DeepLab-v2; initialisation and rounding as in the released DiSparse code.
             settings=DeepLab(width=1024, output_stride=8, ceil_pool=True, normal_init=0.01),
             build=lambda channels, settings, argument: build(channels, settings, "resnet34"),
+            scaled=scaled,
         )
     )
     register(
@@ -139,6 +168,7 @@ def register_models(register: Register) -> None:
             description="ResNet-10 and 64-channel heads, for small images on a CPU",
             settings=DeepLab(width=64, rates=(1, 2, 4, 6), output_stride=8),
             build=lambda channels, settings, argument: build(channels, settings, "resnet10t"),
+            scaled=scaled,
         )
     )
     register(
@@ -147,6 +177,7 @@ def register_models(register: Register) -> None:
             description="any timm backbone that gives feature maps, with the same heads",
             settings=DeepLab(),
             build=build,
+            scaled=scaled,
             takes="a timm backbone, such as resnet18",
         )
     )

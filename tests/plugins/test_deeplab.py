@@ -50,6 +50,24 @@ def test_deeplab_resnet34_starts_as_the_released_code_does(registry):
     assert float(first.abs().max()) <= (1 / (512 * 9)) ** 0.5
 
 
+@pytest.mark.parametrize("name", ["deeplab-resnet34", "deeplab-small", "timm:resnet50"])
+def test_no_residual_branch_is_closed_at_initialisation(registry, name):
+    network = build(registry, name, {"depth": 1}, width=2)
+    scales = [layer.weight for layer in network.trunk.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    assert len(scales) > 8
+    assert all((scale == 1).all() for scale in scales)
+
+
+def test_a_narrow_trunk_has_fewer_channels_and_only_a_resnet_can_be_narrow(registry):
+    whole, narrow = (
+        build(registry, "deeplab-small", {"depth": 1}, width=2, trunk_width=factor) for factor in (1.0, 0.5)
+    )
+    ratio = count(prunable(narrow.trunk).values()) / count(prunable(whole.trunk).values())
+    assert 0.2 < ratio < 0.3
+    with pytest.raises(UsageError, match="'regnety_002' is none"):
+        build(registry, "timm:regnety_002", {"depth": 1}, trunk_width=0.5)
+
+
 @pytest.mark.parametrize(
     ("image", "prediction"), [((321, 321), (41, 41)), ((224, 224), (29, 29)), ((480, 640), (61, 81))]
 )

@@ -7,11 +7,14 @@ import pytest
 import torch
 from references import pruning as reference
 
+from mtlprune_bench import Recipe
+from mtlprune_bench.components import discover
 from mtlprune_bench.config import Engine
 from mtlprune_bench.experiment import Request
 from mtlprune_bench.gradients import Voter
+from mtlprune_bench.prune import make_masks
 from mtlprune_bench.registry import load_registry
-from mtlprune_bench.run import Run
+from mtlprune_bench.stages import Stages
 from mtlprune_bench.store import Store
 from mtlprune_bench.suite import prepare_all
 
@@ -27,9 +30,15 @@ def masks_of(registry, tmp_path, name, sparsity=0.7, dataset="toy", **settings):
     """Return the experiment, the network before training and the masks of a method on the toy data."""
     request = Request(method=name, dataset=dataset, sparsity=sparsity, seed=0, settings=settings)
     (experiment,) = prepare_all([request], registry, lambda text: None)
-    run = Run(experiment, Store(tmp_path), registry, Engine())
     model = experiment.build_model(torch.device("cpu"))
-    return experiment, model, run._make_masks(model, 0, sparsity, None)
+    return experiment, model, start_masks(experiment, model, registry, tmp_path)
+
+
+def start_masks(experiment, model, registry, tmp_path, method=None):
+    """Return the masks that the experiment's method, or another, makes of `model` before the first step."""
+    stages = Stages(experiment, Store(tmp_path), registry, Engine(), torch.device("cpu"))
+    config = experiment.config
+    return make_masks(method or config.method, stages.scoring(model, "score at 0"), config.sparsity)
 
 
 def test_disparse_static_is_the_union_of_each_tasks_best_at_one_ratio(registry, tmp_path):
@@ -46,11 +55,9 @@ def test_disparse_static_is_the_union_of_each_tasks_best_at_one_ratio(registry, 
             return seen
 
     experiment, model, _ = masks_of(registry, tmp_path, "disparse-static", method={"score": {"batches": "2"}})
-    run = Run(experiment, Store(tmp_path), registry, Engine())
     spied = replace(experiment.config.method, score=Spy(experiment.config.method.score))
-    run.config = replace(run.config, method=spied)
-    masks = run._make_masks(model, 0, 0.7, None)
-    shared = run.components.by_name()["shared"]
+    masks = start_masks(experiment, model, registry, tmp_path, spied)
+    shared = discover(model, torch.zeros(1, 3, 64, 64)).by_name()["shared"]
     kept = sum(int(mask.sum()) for mask in masks.values())
 
     flat = [torch.cat([score.flatten() for score in scores.values()]).tolist() for scores in seen.values()]
@@ -93,7 +100,7 @@ def test_snip_scores_weights_drawn_apart_from_those_that_are_trained(registry, t
     with torch.no_grad():
         model.trunk[0].weight.mul_(-2)
     experiment, _, _ = masks_of(registry, tmp_path, "snip")
-    second = Run(experiment, Store(tmp_path), registry, Engine())._make_masks(model, 0, 0.7, None)
+    second = start_masks(experiment, model, registry, tmp_path)
     assert all(torch.equal(mask, second[name]) for name, mask in first.items())
 
 
@@ -104,7 +111,7 @@ def test_random_keeps_the_same_share_of_every_layer_but_for_chance(registry, tmp
 
 
 def test_dense_prunes_nothing_at_any_sparsity(registry):
-    assert registry.get("methods", "dense").schedule.plan(0.9, 100) == ()
+    assert registry.get("methods", "dense").schedule.plan(0.9, Recipe()) == ()
 
 
 def test_a_voter_sums_its_weighted_losses():

@@ -125,6 +125,7 @@ def register_datasets(register: Callable[[Any], None]) -> None:
         scale_high=1.25,
         eval_batch=8,
         select_every=100,
+        update_every=10,
     )
     register(
         Dataset(

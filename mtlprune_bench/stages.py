@@ -1,0 +1,191 @@
+"""Stages: the trainings of a run, its scoring and its data. A finished stage is never run again."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import warnings
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mtlprune_bench.adapters import Samples
+from mtlprune_bench.batches import Stream, evaluation_batches
+from mtlprune_bench.checkpoint import MASKS, WEIGHTS, load_masks, load_tensors, save_masks, save_tensors
+from mtlprune_bench.components import Components, discover, prunable
+from mtlprune_bench.config import Engine
+from mtlprune_bench.costs import Cost, keep_cost, peak_memory, reset_peak_memory
+from mtlprune_bench.evaluate import total_loss
+from mtlprune_bench.experiment import Experiment
+from mtlprune_bench.files import locked
+from mtlprune_bench.masks import Masks
+from mtlprune_bench.method import Method
+from mtlprune_bench.observe import Observers, RunInfo
+from mtlprune_bench.prune import voters_of
+from mtlprune_bench.recipe import Recipe
+from mtlprune_bench.registry import Registry
+from mtlprune_bench.scorers import Scoring
+from mtlprune_bench.seeds import derive
+from mtlprune_bench.state import BEST, CHECKPOINT, load_weights, weights_of
+from mtlprune_bench.store import Store
+from mtlprune_bench.tasks import Batch
+from mtlprune_bench.train import Training, Watch, train
+
+DENSE = "dense training"
+"""The training that all runs with the same data, model, recipe and seed share."""
+
+DISCOVERY_SIZE = 64
+"""Side in pixels of the image by which components are discovered."""
+
+
+def waiting(folder: Path) -> Callable[[str], None]:
+    """Return what warns that another process works in `folder`."""
+    return lambda owner: warnings.warn(
+        f"Process {owner} is working on {folder.name}; waiting until it ends.", stacklevel=3
+    )
+
+
+class Stages:
+    """The stages of one run, on one device."""
+
+    def __init__(
+        self, experiment: Experiment, store: Store, registry: Registry, engine: Engine, device: torch.device
+    ) -> None:
+        self.experiment = experiment
+        self.config = experiment.config
+        self.device = device
+        self.folder = store.run_folder(self.config.run_id)
+        self._store = store
+        self._registry = registry
+        self._engine = engine
+
+    @cached_property
+    def components(self) -> Components:
+        """Return which tasks use which weight; a network is built for it."""
+        network = self.experiment.build_model(torch.device("cpu"))
+        return discover(network, torch.zeros(1, 3, DISCOVERY_SIZE, DISCOVERY_SIZE))
+
+    def observers(self, stage: str, steps: int = 0) -> Observers:
+        """Return the observers of a stage of this run."""
+        config = self.config
+        info = RunInfo(
+            id=config.run_id,
+            method=config.method.name,
+            dataset=config.dataset,
+            model=config.model,
+            sparsity=config.sparsity,
+            seed=config.seed,
+            folder=self.folder,
+            stage=stage,
+            steps=steps,
+        )
+        return Observers(self._registry, info)
+
+    def dense_folder(self, steps: int | None = None) -> Path:
+        """Return the folder of the dense training, or of its first `steps` steps."""
+        key = self.config.dense_key if steps is None else f"{self.config.dense_key}-step-{steps}"
+        return self._store.stage_folder(key)
+
+    def dense(self, model: nn.Module, steps: int | None = None) -> None:
+        """Give `model` the weights after the dense training, or after its first `steps` steps.
+
+        `model` has its initial weights. The first steps are made once more: to the bit the same on a CPU.
+        """
+        folder = self.dense_folder(steps)
+        recipe = self.config.train
+        with locked(folder / ".lock", waiting(folder)):
+            if self.load(folder, model) is None:
+                short = {} if steps is None else {"select": None}
+                recipe = recipe if steps is None else dataclasses.replace(recipe, steps=steps)
+                self.train(folder, DENSE, model, recipe, {}, **short)
+
+    def load(self, folder: Path, model: nn.Module) -> Masks | None:
+        """Give `model` what an earlier session trained in `folder` and return its masks; None: nothing yet."""
+        finished, masks = load_tensors(folder / WEIGHTS), load_masks(folder / MASKS)
+        if finished is None or masks is None:
+            return None
+        load_weights(model, finished[0])
+        return {name: mask.to(self.device) for name, mask in masks.items()}
+
+    def train(self, folder: Path, name: str, model: nn.Module, recipe: Recipe, masks: Masks, **more: Any) -> Masks:
+        """Train `model` in `folder` from the weights it has, and return its final masks; `more` is Training's."""
+        observers = self.observers(name, recipe.steps)
+        observers.run_started()
+        reset_peak_memory(self.device)
+        training = Training(
+            **{
+                "model": model,
+                "objective": self.experiment.objective,
+                "recipe": recipe,
+                "batches": lambda step: self.batches(recipe, f"{name} batches", step, recipe.steps - step),
+                "select": (lambda: self._test_loss(model)) if self.config.protocol.select == "test" else None,
+                "folder": folder,
+                "seed": derive(self.config.seed, name),
+                "checkpoint_seconds": self._engine.checkpoint_seconds,
+                "watch": Watch(observers.step_finished, observers.masks_updated),
+                **more,
+            }
+        )
+        trained = train(training, masks)
+        save_masks(folder / MASKS, trained.masks)
+        save_tensors(folder / WEIGHTS, weights_of(model), {"steps": recipe.steps})
+        self.keep_cost(folder, name, trained.seconds)
+        for leftover in (CHECKPOINT, BEST):
+            (folder / leftover).unlink(missing_ok=True)
+        return trained.masks
+
+    def keep_cost(self, folder: Path, name: str, seconds: float) -> None:
+        """Write down the time and memory of a part of the work in `folder`."""
+        keep_cost(folder, name, Cost(seconds=round(seconds, 3), peak_memory=round(peak_memory(self.device), 1)))
+
+    def scoring(self, model: nn.Module, purpose: str, current: Batch | None = None) -> Scoring:
+        """Return what scorers may look at; its batches and its seed depend on `purpose`."""
+        objective, method = self.experiment.objective, self.config.method
+        assert isinstance(method, Method), "only a Method has scorers"
+        return Scoring(
+            model=model,
+            weights={name: weight for name, weight in prunable(model).items() if name in self.components.users},
+            voters=voters_of(method.scope, objective.weights, self.components),
+            losses=lambda batch, *temperature: objective.losses(model(batch.images), batch, *temperature),
+            batches=self._scoring_batches(purpose),
+            seed=derive(self.config.seed, purpose),
+            current=current,
+        )
+
+    def _scoring_batches(self, purpose: str) -> Callable[[int], Iterable[Batch]]:
+        """Return what gives the first so many batches to score on; one alone is kept, for scoring in rounds."""
+        kept: list[Batch] = []
+
+        def batches(count: int) -> Iterable[Batch]:
+            if count != 1:
+                return self.batches(self.config.train, purpose, 0, count)
+            if not kept:
+                kept.extend(self.batches(self.config.train, purpose, 0, 1))
+            return kept
+
+        return batches
+
+    def batches(self, recipe: Recipe, purpose: str, start: int, count: int) -> Iterable[Batch]:
+        """Return training batches `start` to `start + count`, on the device; the same ones for every method."""
+        stream = Stream(
+            self.experiment.opened.splits,
+            self.experiment.objective,
+            recipe,
+            seed=derive(self.config.seed, purpose),
+            workers=self._engine.workers,
+        )
+        return (batch.to(self.device) for batch in itertools.islice(stream.start(start), count))
+
+    def evaluation(self, split: Samples) -> Iterable[Batch]:
+        """Return the batches of a split, in order and unchanged."""
+        splits, objective = self.experiment.opened.splits, self.experiment.objective
+        return evaluation_batches(split, splits, objective, self.config.train.eval_batch)
+
+    def _test_loss(self, model: nn.Module) -> float:
+        """Return the loss on the test set, by which the released DiSparse code selects."""
+        test = self.experiment.opened.splits.test
+        return total_loss(model, self.experiment.objective, self.evaluation(test), self.device)
