@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlprune_bench.checkpoint import load_masks, read_weights, save_masks
-from mtlprune_bench.learned import FROM_TRAINED, LearnedMethod, Learner, groups
+from mtlprune_bench.learned import FROM_TRAINED, LearnedMethod
 from mtlprune_bench.masks import Masks
 from mtlprune_bench.method import Method
 from mtlprune_bench.prune import make_masks
@@ -20,6 +20,7 @@ from mtlprune_bench.seeds import derive
 from mtlprune_bench.stages import Stages
 from mtlprune_bench.state import load_weights, weights_of
 from mtlprune_bench.tasks import Batch
+from mtlprune_bench.thresholds import Learner, groups
 
 START_MASKS = "start-masks.safetensors"
 TRAIN = "training"

@@ -22,7 +22,7 @@ ROWS = [
     ["scorers", "batches", "networks"],
     ["method"],
     ["learned", "prune", "state"],
-    ["config", "regrow", "train"],
+    ["config", "regrow", "thresholds", "train"],
     # Plugins.
     ["hookspecs"],
     ["registry"],

@@ -1,5 +1,6 @@
 """Methods that prune while or between training: what their runs do to masks, weights and moments, step by step."""
 
+import contextlib
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -151,18 +152,23 @@ def spy(monkeypatch):
 
 
 @pytest.fixture
-def watched(spy):
-    return with_observer(spy)
+def watched(registry, spy):
+    with observed(registry, spy):
+        yield registry
 
 
-def with_observer(observer):
-    registry = load_registry([PLUGIN])
-    registry.manager.register(observer, "observer")
-    return registry
+@contextlib.contextmanager
+def observed(registry, observer):
+    """Have an observer told of all runs while the context lasts."""
+    registry.manager.register(observer)
+    try:
+        yield
+    finally:
+        registry.manager.unregister(observer)
 
 
 @pytest.fixture(scope="module")
-def followed(tmp_path_factory):
+def followed(tmp_path_factory, registry):
     """Return what gives the folder of a run by a method as registered, and the spy that has watched it."""
     made = {}
 
@@ -170,7 +176,8 @@ def followed(tmp_path_factory):
         if name not in made:
             with pytest.MonkeyPatch.context() as patch:
                 spy = Spy(patch)
-                made[name] = run(tmp_path_factory.mktemp(name), with_observer(spy), request(name))[0], spy
+                with observed(registry, spy):
+                    made[name] = run(tmp_path_factory.mktemp(name), registry, request(name))[0], spy
         return made[name]
 
     return follow
@@ -401,8 +408,8 @@ def test_a_run_broken_off_between_and_in_updates_ends_with_the_same_bits(tmp_pat
     whole = undisturbed(asked)
     pieces = replace(asked, settings={**asked.settings, "engine": {"checkpoint_seconds": 0}})
     for stop in BREAKS[name]:
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, with_observer(Interrupt(*stop)), pieces)
+        with observed(registry, Interrupt(*stop)), pytest.raises(KeyboardInterrupt):
+            run(tmp_path, registry, pieces)
     (folder,) = run(tmp_path, registry, pieces)
     for file in (MASKS, WEIGHTS):
         assert (whole / file).read_bytes() == (folder / file).read_bytes(), file
@@ -548,8 +555,8 @@ def test_late_rewinding_goes_on_from_the_dense_trainings_weights_at_that_step(tm
         def step_finished(self, run, step, losses):
             seen[run.stage, step] = copies(spy._model)
 
-    watched.manager.register(Follow(), "follow")
-    run(tmp_path, watched, request("dense"))
+    with observed(watched, Follow()):
+        run(tmp_path, watched, request("dense"))
     late = seen["dense training", step - 1]
     spy.trainings.clear()
     settings = {"method": {"start": {"rewind": str(step)}}}
