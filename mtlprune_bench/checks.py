@@ -13,7 +13,7 @@ from mtlprune_bench.experiment import Experiment
 from mtlprune_bench.learned import FROM_TRAINED, LearnedMethod
 from mtlprune_bench.masks import kept_count
 from mtlprune_bench.method import PER_TASK, FixedRatio, Method
-from mtlprune_bench.schedules import Span, Update, spans
+from mtlprune_bench.schedules import spans
 from mtlprune_bench.state import weights_of
 
 
@@ -32,24 +32,18 @@ def check(experiment: Experiment) -> list[str]:
 
 
 def _check_start(experiment: Experiment, method: Method) -> None:
-    rewind = method.start.rewind
+    rewind = experiment.rewind
     for span in spans(experiment.plan, experiment.config.recipe.steps):
         if rewind >= span.steps:
             raise UsageError(
                 f"Method '{method.name}' rewinds to step {rewind}, but training has {span.steps} steps."
             )
-        missed = [update.step for update in _after_start(span) if update.step < rewind]
+        missed = [update.step for update in span.later if update.step < rewind]
         if missed:
             raise UsageError(
                 f"Method '{method.name}' rewinds to step {rewind}, but schedule '{method.schedule.name}' updates "
                 f"masks at step {missed[0]} of the same training."
             )
-
-
-def _after_start(span: Span) -> tuple[Update, ...]:
-    """Return the updates of a training but for that which makes its first masks."""
-    first = bool(span.updates) and span.updates[0].step == 0 and span.updates[0].regrow is None
-    return span.updates[int(first) :]
 
 
 def _check_plan(experiment: Experiment, method: Method) -> None:

@@ -16,7 +16,7 @@ from mtlprune_bench.learned import FROM_TRAINED, LearnedMethod
 from mtlprune_bench.method import JOINT, Method, Scorer
 from mtlprune_bench.networks import SINGLE_TASK
 from mtlprune_bench.regrow import scores_growth
-from mtlprune_bench.schedules import Span, Update, spans
+from mtlprune_bench.schedules import Update, spans
 from mtlprune_bench.store import read_json, write_json
 
 COST = "cost.json"
@@ -70,26 +70,23 @@ def parts(experiment: Experiment) -> list[Part]:
         found.append(
             _training("dense training", config.train.steps, "shared by all runs with this seed", networks)
         )
-    rewind = method.start.rewind
+    rewind = experiment.rewind
     if rewind:
         found.append(_training("training to rewind to", rewind, "the same steps once more", networks))
     voters = 1 if method.scope == JOINT else len(config.labels)
     for number, span in enumerate(spans(experiment.plan, recipe.steps) if experiment.plan else ()):
-        for name, updates in _by_time(span).items():
-            cost = sum((_scoring(method, update, voters, networks) for update in updates), Cost())
-            found.append(Part(name, cost, _words(method, voters)))
-        detail = "" if number else f"from {method.start.train_from} weights"
+        lots = {
+            "masks before training": [span.first] if span.first else [],
+            f"updates while training ({len(span.later)})": span.later,
+        }
+        for name, updates in lots.items():
+            if updates:
+                cost = sum((_scoring(method, update, voters, networks) for update in updates), Cost())
+                found.append(Part(name, cost, _words(method, voters)))
+        weights = f"the weights of step {rewind}" if rewind else f"{method.start.train_from} weights"
+        detail = "" if number and not method.start.rewinds else f"from {weights}"
         found.append(_training(method.budget, span.steps - rewind, detail, networks))
     return found
-
-
-def _by_time(span: Span) -> dict[str, list[Update]]:
-    """Return the updates of a training in two lots: that which makes its first masks, and the rest."""
-    lots: dict[str, list[Update]] = {}
-    for update in span.updates:
-        first = update.step == 0 and update.regrow is None
-        lots.setdefault("masks before training" if first else "updates while training", []).append(update)
-    return {f"{name} ({len(lot)})" if len(lot) > 1 else name: lot for name, lot in lots.items()}
 
 
 def _training(name: str, steps: int, detail: str = "", networks: int = 1) -> Part:
@@ -97,7 +94,7 @@ def _training(name: str, steps: int, detail: str = "", networks: int = 1) -> Par
 
 
 def _words(method: Method, voters: int) -> str:
-    return f"{voters} voter{'s' if voters > 1 else ''}, arbiter {getattr(method.arbiter, 'name', '')}"
+    return f"{voters} voters, arbiter {getattr(method.arbiter, 'name', '')}" if voters > 1 else "1 voter"
 
 
 def _scoring(method: Method, update: Update, voters: int, networks: int) -> Cost:

@@ -99,6 +99,12 @@ class Experiment:
         return method.pretrained or not self.plan
 
     @property
+    def rewind(self) -> int:
+        """Return the step of the dense training that weights are rewound to; 0 for the initial ones, or none."""
+        method = self.config.method
+        return 0 if isinstance(method, LearnedMethod) else method.start.rewind
+
+    @property
     def small(self) -> bool:
         """Return whether the network is made small, as a control, instead of being pruned."""
         return self._network == SMALL

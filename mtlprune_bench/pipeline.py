@@ -64,7 +64,7 @@ def _prune(stages: Stages, method: Method, model: nn.Module) -> Masks:
 
 def _rewound(stages: Stages, model: nn.Module) -> dict[str, Tensor]:
     """Return the weights that training goes back to, of a model that has its initial ones."""
-    step = stages.experiment.config.method.start.rewind  # type: ignore[union-attr]
+    step = stages.experiment.rewind
     initial = {name: tensor.detach().clone() for name, tensor in weights_of(model).items()}
     if not step:
         return initial
@@ -76,8 +76,7 @@ def _rewound(stages: Stages, model: nn.Module) -> dict[str, Tensor]:
 
 def _start_masks(stages: Stages, model: nn.Module, folder: Path, span: Span, masks: Masks) -> Masks:
     """Return the masks before a training's first step; scores are computed once, however often it is resumed."""
-    first = span.updates[0] if span.updates else None
-    if first is None or first.step > 0 or first.regrow is not None:
+    if span.first is None:
         return masks
     kept = load_masks(folder / START_MASKS)
     if kept is None:
@@ -85,7 +84,7 @@ def _start_masks(stages: Stages, model: nn.Module, folder: Path, span: Span, mas
         method = stages.config.method
         assert isinstance(method, Method), "only a Method has a plan"
         scoring = stages.scoring(model, f"score at {span.start}")
-        kept = make_masks(method, scoring, first.sparsity, masks)
+        kept = make_masks(method, scoring, span.first.sparsity, masks)
         save_masks(folder / START_MASKS, kept)
         stages.keep_cost(folder, START_MASKS, time.monotonic() - since)
     return {name: mask.to(stages.device) for name, mask in kept.items()}
@@ -122,15 +121,14 @@ def _train_span(
         return regrown.masks, fresh
 
     stale = method.removed == "stale"
-    started = span.updates[:1] if span.updates and span.updates[0].step == 0 else ()
     return stages.train(
         folder,
         name,
         model,
         dataclasses.replace(stages.config.recipe, steps=span.steps),
         masks,
-        first=method.start.rewind,
-        plan=span.updates[len(started) :],
+        first=stages.experiment.rewind,
+        plan=span.later,
         update=remake,
         stale=stale,
     )

@@ -27,13 +27,18 @@ def plan_tables(experiment: Experiment, store: Store) -> list[Table]:
             f"{update.sparsity:g}",
             f"{1 - update.sparsity:g}",
             "" if update.regrow is None else f"{update.regrow:.4f}",
-            "training begins anew" if update.restart else "",
+            "yes" if update.restart else "",
         ]
         for update in experiment.plan
     ]
+    headings = ["before step", "sparsity", "density", "regrown", "training begins anew"]
     return [
         (config.run_id, rows, ["part", "steps", "forward", "backward", ""]),
-        ("updates of the masks", updates, ["before step", "sparsity", "density", "regrown", ""]),
+        (
+            "updates of the masks",
+            updates,
+            ["before step", "sparsity", "density", "regrown", "training begins anew"],
+        ),
     ]
 
 

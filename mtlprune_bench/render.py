@@ -88,7 +88,7 @@ def number(cell: Cell | None, unit: str) -> str:
     scale = 100 if unit == "fraction" else 1
     digits = DIGITS.get(unit, 4)
     mean = f"{scale * cell.mean:.{digits}f}"
-    if math.isnan(cell.deviation):
+    if math.isnan(cell.deviation) or (digits == 0 and cell.deviation == 0):
         return mean
     return f"{mean} ± {scale * cell.deviation:.{digits}f}"
 

@@ -151,8 +151,8 @@ class Run:
         cost = sum((part.cost for part in parts(self.experiment)), kept_cost(self.folder))
         if self.experiment.needs_dense:
             cost += kept_cost(self.stages.dense_folder())
-        if rewind := getattr(getattr(self.config.method, "start", None), "rewind", 0):
-            cost += kept_cost(self.stages.dense_folder(rewind))
+        if self.experiment.rewind:
+            cost += kept_cost(self.stages.dense_folder(self.experiment.rewind))
         return [
             self._row(metric=name, value=float(getattr(cost, name)), unit=unit, higher_is_better=False)
             for name, unit in COSTS.items()

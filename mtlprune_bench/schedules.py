@@ -37,6 +37,17 @@ class Span:
     steps: int
     updates: tuple[Update, ...]
 
+    @property
+    def first(self) -> Update | None:
+        """Return the update that makes the masks before this training, if there is one."""
+        update = self.updates[0] if self.updates else None
+        return update if update and update.step == 0 and update.regrow is None else None
+
+    @property
+    def later(self) -> tuple[Update, ...]:
+        """Return the updates that are made while this training runs."""
+        return self.updates[1:] if self.first else self.updates
+
 
 def spans(plan: Sequence[Update], steps: int) -> tuple[Span, ...]:
     """Return the trainings that `plan` consists of; the last one has `steps` optimizer steps."""
