@@ -34,11 +34,7 @@ def plan_tables(experiment: Experiment, store: Store) -> list[Table]:
     headings = ["before step", "sparsity", "density", "regrown", "training begins anew"]
     return [
         (config.run_id, rows, ["part", "steps", "forward", "backward", ""]),
-        (
-            "updates of the masks",
-            updates,
-            ["before step", "sparsity", "density", "regrown", "training begins anew"],
-        ),
+        ("updates of the masks", updates, headings),
     ]
 
 

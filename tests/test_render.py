@@ -43,6 +43,24 @@ def nasty():
     return table({"method": NASTY, "settings": NASTY} | names, failure | names)
 
 
+def test_a_sparsity_that_was_not_reached_has_a_note():
+    whole = {"task": "", "split": "", "component": "whole", "metric": "sparsity", "higher_is_better": None}
+    far = footnotes(table({"method": "adapmtl", "sparsity": 0.9}, {"sparsity": 0.9} | whole | {"value": 0.02}))
+    assert far == [
+        "snip was asked for a sparsity of 90 % and reached 2.00 %: not to be compared with others at that sparsity."
+    ]
+    assert footnotes(table({"sparsity": 0.9} | whole | {"value": 0.9001})) == []
+
+
+def test_costs_are_whole_numbers_in_a_block_of_their_own():
+    cost = {"task": "", "split": "", "metric": "steps", "unit": "step", "higher_is_better": False}
+    both = table({"value": 0.3}, cost | {"value": 200.0}, cost | {"value": 200.0, "seed": 1})
+    text = render([both], "terminal")
+    assert "\ncost\n" in text
+    assert re.search(r"│ +200 │", text), "no deviation where there is none"
+    assert number(Cell(12.4, 1.6), "s") == "12 ± 2"
+
+
 def test_every_format_has_a_choice_on_the_command_line():
     assert tuple(FORMATS) == CHOICES
 
