@@ -183,7 +183,7 @@ COMMAND = [
         ("toy-finetune", "standard", ()),
         ("disparse-dynamic", "standard", ()),
         ("disparse-dynamic", "disparse", ("method.variant=release",)),
-        ("lth-iterative", "standard", ("method.schedule.rate=0.6",)),
+        ("lth-iterative", "standard", ("method.schedule.rate=0.6", "train.steps=60")),
         ("adapmtl", "standard", ("method.s_init=-6",)),
     ],
 )
@@ -194,7 +194,7 @@ def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(tmp_path, method, p
     for attempt in range(20):
         process = subprocess.Popen([*COMMAND, *options, "--store", str(tmp_path / "killed")], **QUIET)
         deadline = time.monotonic() + 60
-        goal = 45 * (attempt + 1)
+        goal = 60 * (attempt + 1)
         while process.poll() is None and time.monotonic() < deadline and _steps(tmp_path / "killed") < goal:
             time.sleep(0.002)
         if process.poll() is not None:
@@ -203,7 +203,7 @@ def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(tmp_path, method, p
         process.wait()
         killed += 1
     assert process.wait() == 0
-    assert killed >= 3
+    assert killed >= 2
     (whole,) = Store(tmp_path / "whole").runs()
     (pieces,) = Store(tmp_path / "killed").runs()
     for name in ("masks.safetensors", "weights.safetensors", "rows.parquet"):

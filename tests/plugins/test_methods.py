@@ -7,7 +7,7 @@ import pytest
 import torch
 from references import pruning as reference
 
-from mtlprune_bench import Recipe
+from mtlprune_bench import FixedRatio, Recipe
 from mtlprune_bench.components import discover
 from mtlprune_bench.config import Engine
 from mtlprune_bench.experiment import Request
@@ -93,6 +93,41 @@ def test_disparse_static_with_one_task_is_snip_on_the_same_batches_to_the_bit(re
     _, _, disparse = masks_of(registry, tmp_path, "disparse-static", dataset="toy-single", method=same)
     assert snip.keys() == disparse.keys()
     assert all(torch.equal(mask, disparse[name]) for name, mask in snip.items())
+
+
+def test_magnitude_of_trained_weights_gives_tasks_nested_masks_and_needs_no_data(registry, tmp_path):
+    experiment, model, _ = masks_of(
+        registry, tmp_path, "disparse-pretrained", model={"width": "48"}, method={"variant": "l1"}
+    )
+    method = experiment.config.method
+    scoring = Stages(experiment, Store(tmp_path), registry, Engine(), torch.device("cpu")).scoring(model, "x")
+
+    def refused(count):
+        raise AssertionError("no batch is needed")
+
+    scoring = replace(scoring, batches=refused)
+    settled = make_masks(method, scoring, 0.6)
+    released = make_masks(replace(method, calibration=FixedRatio(keep_ratio=0.4)), scoring, 0.6)
+    trunk = [name for name in scoring.weights if name.startswith("trunk")]
+    alone = {}
+    for voter in scoring.voters:
+        own = replace(scoring, voters=[voter])
+        alone[voter.name] = make_masks(replace(method, calibration=FixedRatio(keep_ratio=0.4)), own, 0.6)
+    first, second = (torch.cat([masks[name].flatten() for name in trunk]) for masks in alone.values())
+    small, large = sorted((first, second), key=torch.sum)
+    assert (small <= large).all()
+    assert torch.equal(torch.cat([released[name].flatten() for name in trunk]), large)
+    # Solved for a sparsity, too: what stays of the trunk is what is largest in it.
+    magnitudes = torch.cat([scoring.weights[name].detach().abs().flatten() for name in trunk])
+    kept = torch.cat([settled[name].flatten() for name in trunk])
+    assert magnitudes[kept].min() >= magnitudes[~kept].max()
+
+
+def test_gradient_flow_scores_trained_weights_and_is_fine_tuned(registry):
+    method = registry.get("methods", "disparse-pretrained")
+    assert (method.score.name, method.score.batches, method.score.init) == ("gradient-flow", 50, "own")
+    assert (method.start.score_on, method.start.train_from, method.budget) == ("trained", "trained", "finetune")
+    assert method.variants["release"]["score"].name == "magnitude"
 
 
 def test_snip_scores_weights_drawn_apart_from_those_that_are_trained(registry, tmp_path):

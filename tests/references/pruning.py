@@ -14,8 +14,8 @@ def rank_of_each(scores: list[float]) -> list[float]:
 
 def own_mask(scores: list[float], kept: int) -> list[bool]:
     """Return the mask of the `kept` highest scores; of equal scores the first are kept."""
-    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
-    return [i in order[:kept] for i in range(len(scores))]
+    best = set(sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:kept])
+    return [i in best for i in range(len(scores))]
 
 
 def vote(masks: list[list[bool]], needed: int) -> list[bool]:
