@@ -89,11 +89,11 @@ def _check_control(experiment: Experiment, method: Method) -> None:
 
 def _check_layers(experiment: Experiment, method: Method) -> None:
     """Raise UsageError where a layer would be left without any weight, so that nothing passes it."""
+    outline = experiment.outline()  # an error where a small network cannot be so small
     if not experiment.plan:
-        experiment.outline()  # which a small network may not have
         return
-    shapes = {name: tuple(weight.shape) for name, weight in prunable(experiment.outline()).items()}
-    total = sum(weight.numel() for weight in prunable(experiment.outline()).values())
+    shapes = {name: tuple(weight.shape) for name, weight in prunable(outline).items()}
+    total = sum(weight.numel() for weight in prunable(outline).values())
     target = experiment.config.sparsity
     for group in method.allocation.groups(shapes, kept_count(total, target)):
         if group.kept == 0:

@@ -19,6 +19,7 @@ COMMANDS = [line.split(" #")[0].strip() for line in README.splitlines() if line.
 def folder(tmp_path, monkeypatch):
     """Return a folder with the files that the README shows."""
     (tmp_path / "largest.py").write_text(PLUGIN)
+    (tmp_path / "benchmarks").symlink_to(Path(__file__).parents[1] / "benchmarks")
     (tmp_path / "study.toml").write_text("\n".join(line.removeprefix("  ") for line in STUDY.splitlines()))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
