@@ -84,7 +84,7 @@ class Saliency:
     """abs(gradient) * abs(weight) ** power, summed over batches.
 
     Power 1 is how fast the loss changes as the weight is removed (SNIP, equation 5); 0 the gradient alone, by
-    which removed weights are grown back (RigL); 2 DiSparse's criterion for trained networks (section 3.4).
+    which removed weights are grown back (RigL); 2 DiSparse's criterion for trained networks (equation 15).
     Several batches are merged by adding up the absolute values of each, as DiSparse's code does
     (`merge="absolute"`), or the gradients before their absolute value is taken (`merge="signed"`).
     """

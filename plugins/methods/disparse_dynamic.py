@@ -1,6 +1,6 @@
 """DiSparse dynamic: as RigL, but each task grows the weights it wants, and an arbiter decides on shared ones.
 
-Equations 10 to 12, 18 and section 4.7 of the paper. A shared layer can grow more than it dropped, as tasks
+Equations 10 to 13, 18 and section 4.7 of the paper. A shared layer can grow more than it dropped, as tasks
 differ in what they want; the next update drops the excess, and the last one leaves exactly the sparsity asked
 for. The formula that section 4.7 prints for this is upside down; the code's is right, and here the counts of
 weights are integers. The paper states one growth budget for the whole network (equation 12), the code one for
@@ -50,11 +50,11 @@ def register_methods(register: Register) -> None:
                 }
             },
             sources={
-                "score": "DiSparse, section 3.3: the first masks are random",
+                "score": "released code: the first masks are random; the paper is silent",
                 "allocation.power": "released code, ERK_power_scale in dynamic_prune.py",
-                "schedule.regrow": "DiSparse, section 4.4: 0.5 with cosine decay",
-                "schedule.interval": "the recipe's update_every; DiSparse, section 4.4: 50, Taskonomy 250",
-                "schedule.stop": "the recipe's update_stop; DiSparse, section 4.4: 15000 of 20000 steps",
+                "schedule.regrow": "released code: 0.5; DiSparse, section 4.4: cosine decay",
+                "schedule.interval": "the recipe's update_every; released code: 50, Taskonomy 250",
+                "schedule.stop": "the recipe's update_stop; DiSparse, section 4.4: three quarters of training",
                 "grow.batches": "released code: the batch that the next step trains on",
                 "grown": "RigL, which the paper follows; the released code brings back stale weights",
                 "arbiter": "DiSparse, equation 18",

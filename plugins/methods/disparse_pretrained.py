@@ -1,8 +1,8 @@
 """DiSparse pretrained: score the weights of a trained network for each task alone; an arbiter; fine-tune.
 
-Section 3.4 of the paper: abs(gradient) times weight squared, summed over batches. The released code uses that on
-Taskonomy only, where it crashes, and abs(weight) for NYU-v2 and Cityscapes, which is the variant `l1`: its scores
-are the same for all tasks, and only the ratios to each head differ. The released code also never lowers the
+Equations 14 to 18 of the paper: abs(gradient) times weight squared, summed over batches. The released code uses
+that on Taskonomy only, where it crashes, and abs(weight) for NYU-v2 and Cityscapes, which is the variant `l1`: its
+scores are the same for all tasks, and only the ratios to each head differ. The released code also never lowers the
 learning rate of the fine-tuning; here the recipe holds.
 """
 
@@ -42,7 +42,7 @@ def register_methods(register: Register) -> None:
                 },
             },
             sources={
-                "score": "DiSparse, section 3.4; variant l1: create_pruned_net.py:85 and 101",
+                "score": "DiSparse, equation 15; variant l1: create_pruned_net.py:85 and 101",
                 "score.batches": "DiSparse, section 4.4: 50 random batches",
                 "score.mode": "released code: batch statistics and dropout are on while scoring",
                 "arbiter": "DiSparse, equation 18",

@@ -4,7 +4,7 @@ As in google-research/rigl, with four differences. Removed weights rank below ev
 dropped; there, noise on the magnitudes can lift them. The gradient that weights are grown by is that of a batch
 of its own, on which no step is made; there, the update takes the place of a step. Interval and end of updates
 are the recipe's, as for all methods that prune while training. And the masks have exactly the sparsity asked
-for. With `--set method.variant=disparse` the settings are those of the DiSparse paper's comparison.
+for. With `--set method.variant=disparse` power and fraction are those of the released DiSparse code.
 """
 
 from mtlprune_bench import AT_INIT, JOINT, Erk, Method, Register, every, gradient, hookimpl, magnitude, noise
@@ -29,7 +29,7 @@ def register_methods(register: Register) -> None:
             sources={
                 "score": "RigL, section 3: the first masks are random",
                 "allocation.power": "its code, erk_power_scale; 0.9 in DiSparse's",
-                "schedule.regrow": "RigL, section 4.1: 0.3 with cosine decay; 0.5 in DiSparse, section 4.4",
+                "schedule.regrow": "RigL, section 4.1: 0.3 with cosine decay; 0.5 in DiSparse's code",
                 "schedule.interval": "the recipe's update_every; 100 in RigL",
                 "schedule.stop": "the recipe's update_stop; 25000 of 32000 steps in RigL",
                 "grown": "its code, reinit_when_same=False: what is dropped and regrown at once is untouched",
