@@ -70,6 +70,11 @@ class Learner(Protocol):
         """Change gradients before the optimizer uses them."""
         ...
 
+    @property
+    def reached(self) -> bool:
+        """Return whether the weights have the sparsity asked for, or more."""
+        ...
+
     def state(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds of it, beside the model's parameters."""
         ...

@@ -193,10 +193,15 @@ class Learner:
         """Take the thresholds' gradients away where the sparsity is reached, so that Adam passes them over."""
         if not (self._stopped and self._method.latch):
             # The one wait for an accelerator in a step: Adam must know on the host what it passes over.
-            self._stopped = bool(self.sparsity() >= self._target)
+            self._stopped = self.reached
         if self._stopped:
             for s in self._thresholds.values():
                 s.grad = None
+
+    @property
+    def reached(self) -> bool:
+        """Return whether the weights have the sparsity asked for, or more."""
+        return bool(self.sparsity() >= self._target)
 
     def sparsity(self) -> Tensor:
         """Return the fraction of prunable weights that are zero once softened, a float64 scalar on the device."""

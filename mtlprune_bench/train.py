@@ -188,6 +188,8 @@ def _select(training: Training, state: State) -> None:
         return
     if training.plan and state.step <= training.plan[-1].step:
         return  # the masks do not have the sparsity asked for yet
+    if training.learner is not None and not training.learner.reached:
+        return
     stale = {name: tensor.clone() for name, tensor in weights_of(training.model).items()} if training.stale else {}
     if stale:
         apply_masks(training.model, state.masks)

@@ -3,7 +3,11 @@
 import re
 from pathlib import Path
 
+import pandas as pd
+
+from benchmarks.rows import page
 from mtlprune_bench.registry import load_registry
+from mtlprune_bench.results import comparisons
 
 TESTS = Path(__file__).parent
 FIDELITY = (TESTS.parent / "docs" / "fidelity.md").read_text()
@@ -22,3 +26,10 @@ def test_every_test_that_holds_a_fact_exists():
     named = set(re.findall(r"`(test_\w+)`", FIDELITY))
     assert len(named) > 50
     assert named <= known, f"missing: {sorted(named - known)}"
+
+
+def test_the_tables_in_print_are_those_of_the_rows():
+    results = TESTS.parent / "benchmarks" / "results"
+    found = comparisons(pd.read_parquet(results / "methods.parquet"))
+    assert len(found) == 1, "one setting, so one table"
+    assert page(found[0]).strip() in (results / "README.md").read_text()

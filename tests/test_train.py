@@ -240,6 +240,41 @@ def test_weights_are_selected_only_with_the_masks_of_the_last_update(tmp_path):
     assert next(losses, None) is None
 
 
+class Late:
+    """A learner that reaches its sparsity at step `at` and learns nothing."""
+
+    def __init__(self, model, at):
+        self.model, self.at, self.step = model, at, 0
+
+    def parameter_groups(self):
+        return [{"params": list(self.model.parameters())}]
+
+    def total(self, losses, step):
+        self.step = step + 1
+        return objective(LOSSES).total(losses)
+
+    def after_backward(self):
+        pass
+
+    @property
+    def reached(self):
+        return self.step >= self.at
+
+    def state(self):
+        return {}
+
+    def finish(self):
+        return random_masks(self.model)
+
+
+def test_learned_masks_are_selected_only_where_the_sparsity_is_reached(tmp_path):
+    model = network()
+    losses = iter([1.0, 2.0])  # after steps 8 and 12, not after 4
+    train(training(model, tmp_path, learner=Late(model, 7), select=lambda: next(losses)), {})
+    assert next(losses, None) is None
+    assert load_tensors(tmp_path / BEST) is not None
+
+
 def test_where_no_loss_is_a_number_the_last_weights_stand(tmp_path):
     model = network()
     masks = random_masks(model)

@@ -1,8 +1,8 @@
 """Iterative magnitude pruning of a trained network: prune a little, train a little, eleven times; then fine-tune.
 
 DiSparse compares with it (section 4.4, citing Deep Compression), and its code lists 11 rounds of 100 steps but
-nothing that uses them. How much a round removes is stated nowhere: here every round keeps the same fraction of what
-is left. There is no rewinding, and the rounds train with the first learning rate of the fine-tuning.
+nothing that uses them. How much a round removes is stated nowhere: here every round keeps the same fraction of
+what is left. There is no rewinding, and the rounds train with the first learning rate of the fine-tuning.
 """
 
 from mtlprune_bench import JOINT, TRAINED, Method, Register, hookimpl, levels, magnitude
