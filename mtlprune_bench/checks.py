@@ -65,10 +65,9 @@ def _check_updates(experiment: Experiment, method: Method) -> None:
             )
         if update.regrow is not None and isinstance(method.calibration, FixedRatio):
             raise UsageError(f"Method '{method.name}' regrows weights, which needs method.calibration=exact.")
-        if update.regrow is None and update.step == 0 and getattr(method.score, "batches", 1) == 0:
-            raise UsageError(
-                "The scorer has batches=0, the batch being trained on; before training there is none."
-            )
+    starts = [span.first for span in spans(experiment.plan, experiment.config.recipe.steps)]
+    if any(starts) and getattr(method.score, "batches", 1) == 0:
+        raise UsageError("The scorer has batches=0, the batch being trained on; before training there is none.")
 
 
 def _check_control(experiment: Experiment, method: Method) -> None:

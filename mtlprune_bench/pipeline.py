@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlprune_bench.checkpoint import load_masks, read_weights, save_masks
+from mtlprune_bench.costs import reset_peak_memory
 from mtlprune_bench.learned import FROM_TRAINED, LearnedMethod
 from mtlprune_bench.masks import Masks
 from mtlprune_bench.method import Method
@@ -81,6 +82,7 @@ def _start_masks(stages: Stages, model: nn.Module, folder: Path, span: Span, mas
     kept = load_masks(folder / START_MASKS)
     if kept is None:
         since = time.monotonic()
+        reset_peak_memory(stages.device)
         method = stages.config.method
         assert isinstance(method, Method), "only a Method has a plan"
         scoring = stages.scoring(model, f"score at {span.start}")

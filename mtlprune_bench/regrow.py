@@ -33,7 +33,7 @@ def regrow_masks(method: Method, scoring: Scoring, update: Update, current: Mask
     a shared layer may end with more than n; the next update drops them (DiSparse, section 4.7). An update
     that regrows nothing leaves exactly n. Layers that may keep all their weights are left alone.
     """
-    assert method.grow is not None, "a method that regrows has a scorer to grow by, which Method checks"
+    assert method.grow is not None, "a method that regrows has a scorer to grow by, as was checked before the run"
     assert update.regrow is not None, "an update that only prunes is none of regrowth"
     shapes = {name: tuple(weight.shape) for name, weight in scoring.weights.items()}
     total = sum(weight.numel() for weight in scoring.weights.values())

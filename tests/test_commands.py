@@ -436,6 +436,10 @@ BAD = [
     (["--set", "model.depth=3"], ["Unknown setting 'model.depth'", "model.width"]),
     (["--set", "method.score.batches=-1"], ["batches", "must be 0 or more"]),
     (["--set", "method.score.batches=0"], ["batches=0", "before training there is none"]),
+    (
+        ["--method", "lth-iterative", "--score", "gradient", "--set", "method.score.batches=0"],
+        ["batches=0", "before training there is none"],
+    ),
     (["--scope", "per-task"], ["'snip' has a voter for each task", "set method.arbiter"]),
     (["--method", "lth", "--set", "method.start.rewind=30"], ["rewinds to step 30, but training has 30 steps"]),
     (["--method", "snip", "--set", "method.start.rewind=3"], ["start.rewind is 3"]),

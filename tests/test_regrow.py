@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import regrow as reference
@@ -36,7 +37,7 @@ from mtlprune_bench.regrow import regrow_masks
 from mtlprune_bench.schedules import Update
 from mtlprune_bench.seeds import derive
 from mtlprune_bench.state import BEST, CHECKPOINT, make_optimizer
-from mtlprune_bench.train import Training, Watch, train
+from mtlprune_bench.train import Watch, train
 
 NEEDED = {"or": (OR, lambda n: 1), "and": (AND, lambda n: n), "majority": (MAJORITY, lambda n: -(-n // 2))}
 EASY = settings(deadline=None, max_examples=100, derandomize=True)
@@ -544,21 +545,7 @@ def random_masks(model, seed, density=0.5):
 
 
 def training(model, folder, **changes):
-    data = batches(LOSSES)
-    return Training(
-        **{
-            "model": model,
-            "objective": objective(LOSSES),
-            "recipe": TRAIN,
-            "batches": lambda step: (data[number % 3] for number in range(step, 10_000)),
-            "select": None,
-            "folder": folder,
-            "seed": 5,
-            "checkpoint_seconds": 0,
-            "watch": Watch(lambda step, losses: None, lambda step, before, after: None),
-            **changes,
-        }
-    )
+    return toys.training(model, folder, LOSSES, **{"recipe": TRAIN, "checkpoint_seconds": 0, **changes})
 
 
 def keep_optimizers(monkeypatch):

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import toys
 from torch.func import functional_call
 from toys import Toy, batches, objective
 
@@ -22,7 +23,7 @@ from mtlprune_bench.state import (
     weights_of,
 )
 from mtlprune_bench.tasks import Batch
-from mtlprune_bench.train import HISTORY, Training, Watch, train
+from mtlprune_bench.train import HISTORY, Watch, train
 
 LOSSES = {"a": 1.0, "b": 2.0}
 RECIPE = Recipe(steps=12, batch=2, crop=6, lr=1e-2, weight_decay=0.1, select_every=4)
@@ -44,22 +45,8 @@ def random_masks(model, density=0.4):
 
 
 def training(model, folder, **changes):
-    """Return a training of `model` on three batches over and over, dense throughout unless told otherwise."""
-    data = batches(LOSSES)
-    return Training(
-        **{
-            "model": model,
-            "objective": objective(LOSSES),
-            "recipe": RECIPE,
-            "batches": lambda step: (data[number % 3] for number in range(step, 10_000)),
-            "select": None,
-            "folder": folder,
-            "seed": 5,
-            "checkpoint_seconds": math.inf,
-            "watch": Watch(lambda step, losses: None, lambda step, before, after: None),
-            **changes,
-        }
-    )
+    """Return a training of `model`, dense throughout unless told otherwise."""
+    return toys.training(model, folder, LOSSES, **{"recipe": RECIPE, **changes})
 
 
 def test_a_gradient_mask_multiplies_gradients_and_passes_over_weights_without_one():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -10,6 +12,7 @@ from mtlprune_bench.components import discover, prunable
 from mtlprune_bench.prune import voters_of
 from mtlprune_bench.scorers import Scoring
 from mtlprune_bench.tasks import Batch, Objective
+from mtlprune_bench.train import Training, Watch
 
 
 def squared(prediction, target, mask, labels):
@@ -86,4 +89,22 @@ def scoring(model, weights, scope, seed=0):
         losses=lambda batch: goal.losses(model(batch.images), batch),
         batches=lambda count: data[:count],
         seed=seed,
+    )
+
+
+def training(model, folder, weights, **changes):
+    """Return a Training of `model` on three batches over and over, which `changes` has to give a recipe."""
+    data = batches(weights)
+    return Training(
+        **{
+            "model": model,
+            "objective": objective(weights),
+            "batches": lambda step: (data[number % 3] for number in range(step, 10_000)),
+            "select": None,
+            "folder": folder,
+            "seed": 5,
+            "checkpoint_seconds": math.inf,
+            "watch": Watch(lambda step, losses: None, lambda step, before, after: None),
+            **changes,
+        }
     )
