@@ -10,9 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mtlprune_bench.adapters import DataRequest, Dataset, Model, Sample, Samples, Splits
+    from mtlprune_bench.adapters import DataRequest, Dataset, Files, Labelling, Model, Sample, Samples, Splits
     from mtlprune_bench.allocation import Erk, Global, Group, Uniform
     from mtlprune_bench.arbiters import AND, MAJORITY, OR, AtLeast, Majority, Quorum, Unanimous
+    from mtlprune_bench.data.formats import as_tensor, naming, read_npy, read_png, write_npy, write_png
+    from mtlprune_bench.data.indexes import inside, numbered, read_index
+    from mtlprune_bench.data.layouts import Column, Entry, Index, Layout, Place
     from mtlprune_bench.errors import DataError, MtlbenchError, PluginError, UsageError
     from mtlprune_bench.files import checksum, locked, set_aside, write_atomic, write_text
     from mtlprune_bench.gradients import Voter, untouched, voter_gradients
@@ -64,13 +67,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "adapters": ["DataRequest", "Dataset", "Model", "Sample", "Samples", "Splits"],
+    "adapters": ["DataRequest", "Dataset", "Files", "Labelling", "Model", "Sample", "Samples", "Splits"],
     "allocation": ["Erk", "Global", "Group", "Uniform"],
     "arbiters": ["AND", "MAJORITY", "OR", "AtLeast", "Majority", "Quorum", "Unanimous"],
     "errors": ["DataError", "MtlbenchError", "PluginError", "UsageError"],
     "files": ["checksum", "locked", "set_aside", "write_atomic", "write_text"],
+    "data.formats": ["as_tensor", "naming", "read_npy", "read_png", "write_npy", "write_png"],
     "gradients": ["Voter", "untouched", "voter_gradients"],
     "hookspecs": ["Register", "hookimpl"],
+    "data.indexes": ["inside", "numbered", "read_index"],
+    "data.layouts": ["Column", "Entry", "Index", "Layout", "Place"],
     "learned": ["AdaptiveWeights", "LearnedMethod"],
     "method": [
         "AT_INIT",

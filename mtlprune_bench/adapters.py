@@ -4,29 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from typing import Protocol as Interface
 
 from torch import Tensor, nn
 
+from mtlprune_bench.data.formats import Array, as_tensor
+from mtlprune_bench.data.layouts import Layout, Pair
+from mtlprune_bench.errors import PluginError
 from mtlprune_bench.protocols import Protocol
 from mtlprune_bench.recipe import Recipe
 from mtlprune_bench.tasks import Labels
 
 
+def unchanged(target: Array, mask: Array) -> Pair:
+    """Return a target and its mask that are stored as such."""
+    return target, mask
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """One task's labels of one image: the arrays that are stored, [..., H, W], and what they mean.
+
+    `decode(*stored)` returns the target and its mask, pixel by pixel: it may be given any part of the image.
+    """
+
+    stored: tuple[Array, ...]
+    decode: Callable[..., Pair]
+
+
 @dataclass(frozen=True)
 class Sample:
-    """One labelled image in canonical form.
+    """One labelled image: `image` is RGB uint8 [3, H, W], `labels` are by task.
 
-    `image` is uint8 RGB [3, H, W]. `targets` and `masks` are by task: a target is [..., H, W] in the units
-    of its labels (classes int64 [H, W], the rest float32 [C, H, W]; normals in the camera frame x right,
-    y down, z forward), a mask bool [H, W], true where the target is valid.
+    Canonical targets are [..., H, W] in the units of their labels (classes int64 [H, W], the rest float32
+    [C, H, W]; normals in the camera frame x right, y down, z forward), masks bool [H, W], true where the
+    target is valid.
     """
 
     image: Tensor
-    targets: Mapping[str, Tensor]
-    masks: Mapping[str, Tensor]
+    labels: Mapping[str, Labelling]
+
+    @classmethod
+    def of(cls, image: Tensor, targets: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Sample:
+        """Return a sample of canonical targets and masks, by task."""
+        labels = {
+            task: Labelling((target.numpy(), masks[task].numpy()), unchanged) for task, target in targets.items()
+        }
+        return cls(image, labels)
+
+    @property
+    def targets(self) -> dict[str, Tensor]:
+        """Return the canonical targets, by task."""
+        return {task: target for task, (target, _) in self._decoded.items()}
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Return where the targets are valid, by task."""
+        return {task: mask for task, (_, mask) in self._decoded.items()}
+
+    @cached_property
+    def _decoded(self) -> dict[str, tuple[Tensor, Tensor]]:
+        pairs = {task: labelling.decode(*labelling.stored) for task, labelling in self.labels.items()}
+        return {task: (as_tensor(target), as_tensor(mask)) for task, (target, mask) in pairs.items()}
 
 
 class Samples(Interface):
@@ -46,7 +88,8 @@ class Splits:
     """An opened dataset.
 
     `validation` may be empty. `origin` says in words what the samples are, `fingerprint` identifies them in
-    a run's hash, `mean` and `std` are of RGB values in [0, 1].
+    a run's hash, `mean` and `std` are of RGB values in [0, 1]. `generated` says that they only stand in for the
+    dataset's own.
     """
 
     train: Samples
@@ -56,6 +99,7 @@ class Splits:
     fingerprint: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    generated: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,13 +113,33 @@ class DataRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dataset:
-    """A dataset by name: its tasks, the paper's recipes and model, and how to open its files.
+class Files:
+    """The files of a dataset: what they are, where to get them, and the layouts in which they are read.
 
-    `open(request)` returns the splits, or None where the files are not there; it raises DataError where
-    they are there but wrong. `stand_in` names the generated dataset whose samples, model and recipes run
-    while they are not there; `generated` marks a dataset that makes its samples itself. `source` says where
-    to get the files, `sources` where a setting's value comes from, by its dotted name or its section's.
+    `folders` are names that a folder with them may have, in small letters without - and _; the first stands
+    for the dataset in names. `mean` and `std` are of RGB in [0, 1], `sizes` the known numbers of images by
+    split.
+    """
+
+    title: str
+    folders: tuple[str, ...]
+    layouts: tuple[Layout, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    sizes: Mapping[str, int]
+    source: str
+    licence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A dataset by name: its tasks, the paper's recipes and model, and where its samples come from.
+
+    They come from `files`, or from `open(request)`, which returns the splits, or None where there are none;
+    it raises DataError where they are wrong, and `source` says where to get them. `stand_in` names the generated
+    dataset whose samples, model and recipes run while they are not there. `generate(labels, size, count, seed)`
+    of a generated dataset returns `count` samples of `size` = (H, W) pixels. `sources` says where a setting's
+    value comes from, by its dotted name or its section's.
     """
 
     name: str
@@ -85,11 +149,16 @@ class Dataset:
     model: str
     train: Recipe
     finetune: Recipe
-    open: Callable[[DataRequest], Splits | None]
+    files: Files | None = None
+    open: Callable[[DataRequest], Splits | None] | None = None
+    generate: Callable[[tuple[Labels, ...], tuple[int, int], int, int], Samples] | None = None
     source: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
     stand_in: str = ""
-    generated: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.files is None) == (self.open is None):
+            raise PluginError(f"Dataset '{self.name}' must have either files or open, for its samples.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,8 @@ from torch import nn
 from mtlprune_bench.adapters import DataRequest, Dataset, Model, Splits
 from mtlprune_bench.checkpoint import WEIGHTS
 from mtlprune_bench.config import Engine, RunConfig, convert, digest, override
+from mtlprune_bench.data.find import find, prepared_copy, searched
+from mtlprune_bench.data.photos import open_photos
 from mtlprune_bench.errors import DataError, UsageError, unknown
 from mtlprune_bench.files import checksum
 from mtlprune_bench.learned import FROM_TRAINED, LearnedMethod
@@ -39,6 +41,9 @@ class DataSettings:
 
     root: str | None = field(
         default=None, metadata={"help": "folder with the dataset's files; default $MTLBENCH_DATA"}
+    )
+    layout: str | None = field(
+        default=None, metadata={"help": "how the files lie in it, where that is not clear; default: detected"}
     )
     require_real: bool = field(
         default=False, metadata={"help": "stop where the files are not found, instead of running a stand-in"}
@@ -149,27 +154,44 @@ def open_dataset(request: Request, registry: Registry) -> OpenDataset:
     asked = DataRequest(dataset.labels, protocol, Path(root) if root else None, cache_folder())
     if data.root and not asked.root.is_dir():  # type: ignore[union-attr]
         raise DataError(f"There is no folder {data.root}. Name the one that holds the files of {dataset.name}.")
-    splits = dataset.open(asked)
+    splits = _open_files(dataset, asked, data)
     if splits is not None:
         return OpenDataset(
             dataset=dataset,
             splits=splits,
             protocol=protocol,
-            stand_in=False,
+            stand_in=splits.generated,
             model=dataset.model,
             train=dataset.train,
             finetune=dataset.finetune,
         )
     if data.root or data.require_real or not dataset.stand_in:
-        place = f"in {root}" if root else "anywhere: neither --data-root nor MTLBENCH_DATA names a folder"
-        raise DataError(f"The files of {dataset.name} were not found {place}. {dataset.source}".strip())
+        place, source = f"in {root}", dataset.source
+        if dataset.files:
+            place, source = searched(dataset, data.root), f"Where to get them: mtlbench data info {dataset.name}."
+        raise DataError(f"The files of {dataset.name} were not found {place}. {source}".strip())
     return _open_stand_in(dataset, asked, registry)
+
+
+def _open_files(dataset: Dataset, asked: DataRequest, data: DataSettings) -> Splits | None:
+    """Return the splits of `dataset`, None where its files are not found; prepared ones are preferred."""
+    if dataset.files is None:
+        assert dataset.open is not None, "a dataset has files or open"
+        return dataset.open(asked)
+    found = find(dataset, data.root, data.layout)
+    if found is None:
+        return None
+    tasks = tuple(labels.task for labels in dataset.labels)
+    found = prepared_copy(dataset.files, found, tasks, asked.cache) or found
+    splits = open_photos(dataset, found.layout, found.root, asked.protocol)
+    _ = splits.train[0].targets  # what is wrong with every image is said now, not when training starts
+    return splits
 
 
 def _open_stand_in(dataset: Dataset, asked: DataRequest, registry: Registry) -> OpenDataset:
     """Return generated samples with the tasks of `dataset`."""
     generator: Dataset = registry.get("datasets", dataset.stand_in)
-    splits = generator.open(asked)
+    splits = generator.open(asked) if generator.open else None
     assert splits is not None, "a generated dataset needs no files"
     return OpenDataset(
         dataset=dataset,
@@ -226,7 +248,10 @@ def prepare(request: Request, registry: Registry, opened: OpenDataset) -> Experi
         config=config,
         opened=opened,
         objective=objective,
-        metrics={task: tuple(registry.metrics_of(task)) for task in labels},
+        metrics={
+            task: tuple(metric for metric in registry.metrics_of(task) if metric.measures(asked))
+            for task, asked in labels.items()
+        },
         model=model,
         changes=differences(registered, method),
     )

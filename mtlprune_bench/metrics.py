@@ -8,6 +8,8 @@ contributes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -151,21 +153,28 @@ class Ratios(State):
 
     The mean value [2] is the absolute and the relative error; the factors are pooled over pixels, whatever
     `average` is. A prediction of 0 or less misses every factor, unless `negative_hits`: then one below 0 is
-    within all, as its ratios are negative. A valid target of 0 makes the relative error infinite.
+    within all, as its ratios are negative. A valid target of 0 makes the relative error infinite. `space` maps
+    predictions and targets to the values that are compared.
     """
 
     hits: Tensor
     count: Tensor
 
-    def __init__(self, average: str = "pixel", negative_hits: bool = False) -> None:
+    def __init__(
+        self,
+        average: str = "pixel",
+        negative_hits: bool = False,
+        space: Callable[[Tensor], Tensor] = torch.Tensor.double,
+    ) -> None:
         super().__init__(2, average=average)
         self.negative_hits = negative_hits
+        self.space = space
         self.add_sum("hits", 3)
         self.add_sum("count")
 
     def update(self, prediction: Tensor, target: Tensor, mask: Tensor) -> None:
         """Add a batch."""
-        guess, truth = prediction[:, 0][mask].double(), target[:, 0][mask].double()
+        guess, truth = (self.space(values[:, 0][mask].double()) for values in (prediction, target))
         errors = (guess - truth).abs()
         self.add(torch.stack([errors.sum(), (errors / truth).sum()]), mask.sum(), len(mask))
         ratios = torch.maximum(guess / truth, truth / guess)

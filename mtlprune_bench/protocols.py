@@ -35,15 +35,20 @@ class Protocol:
     decode_normals: bool = switch(
         True,
         "stored codes are decoded to unit vectors; zero vectors are invalid",
-        "raw 8-bit codes are taken for vectors, zero normals counted as valid",
+        "raw 8-bit codes of NYU-v2 are taken for vectors; zero normals count as valid",
     )
     mirror_targets: bool = switch(
         True,
         "mirroring an image negates the x of its normals",
-        "NYU-v2 normals are mirrored as pictures, their x left as it was",
+        "the same for Taskonomy; NYU-v2 normals are mirrored as pictures, their x left as it was",
     )
     rescale_targets: bool = switch(
         True, "enlarging an image by s divides its depth by s", "depth is left as it was"
+    )
+    inpainted_depth: bool = switch(
+        False,
+        "depth counts where it was measured, if the files say where",
+        "holes in depth that were painted in count as measured",
     )
     merge_uncertain: bool = switch(
         False,
@@ -87,6 +92,7 @@ DISPARSE = Protocol(
     decode_normals=False,
     mirror_targets=False,
     rescale_targets=False,
+    inpainted_depth=True,
     merge_uncertain=True,
     iou_over="hit",
     average="batch",

@@ -41,8 +41,8 @@ def prepare_all(
 def stand_in_notice(opened: OpenDataset) -> str:
     """Return the notice that the numbers to come are not those of the dataset they are named after."""
     return (
-        f"STAND-IN DATA: the files of {opened.dataset.name} were not found, so {opened.splits.origin} run "
-        f"instead, with the same tasks.\nThe numbers say nothing about {opened.dataset.name}. Name the folder of "
+        f"STAND-IN DATA: instead of {opened.dataset.name} run, with the same tasks, {opened.splits.origin}.\n"
+        f"The numbers say nothing about {opened.dataset.name}. Name the folder of "
         "the real files by --data-root or MTLBENCH_DATA."
     )
 

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torchmetrics
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtlprune_bench.data.formats import Array
 from mtlprune_bench.errors import UsageError
 from mtlprune_bench.protocols import Protocol
 
@@ -20,8 +22,9 @@ class Labels:
     """What a dataset provides for one task.
 
     `classes` is the number of classes (0 where a task has none), `class_weights` the weight of each in the
-    loss, `unit` the unit of the target's values where the dataset decides it, and `negative_void` says that
-    the files mark pixels without a class by a negative number.
+    loss, `unit` the unit of the target's values where the dataset decides it. `negative_void` says that the files
+    mark pixels without a class by a negative number, `always_mirrored` that under every protocol a mirrored
+    image has its targets mirrored, too.
     """
 
     task: str
@@ -29,6 +32,7 @@ class Labels:
     class_weights: tuple[float, ...] | None = None
     unit: str = ""
     negative_void: bool = False
+    always_mirrored: bool = False
 
 
 def unchanged(values: Tensor) -> Tensor:
@@ -41,6 +45,14 @@ def unscaled(target: Tensor, scale: float, labels: Labels) -> Tensor:
     return target
 
 
+def grey(target: Array, mask: Array, labels: Labels) -> Array:
+    """Return the first channel of `target` from black to white over its valid range; the rest black."""
+    values = target.reshape(-1, *mask.shape)[0].astype(np.float64)
+    low, high = (values[mask].min(), values[mask].max()) if mask.any() else (0.0, 0.0)
+    share = (np.where(mask, values, low) - low) / (high - low or 1)
+    return np.repeat(np.rint(255 * share).astype(np.uint8)[..., None], 3, axis=-1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """How one kind of prediction is trained.
@@ -49,7 +61,8 @@ class Task:
     the valid pixels, and 0 where there are none. `channels` is the number of output channels, None for one a
     class. `finish` maps resized predictions to the target's space (unit vectors, say). `mirror(target)` is
     what a mirrored image does to values beyond moving them, `rescale(target, s, labels)` what enlarging it by
-    `s` does.
+    `s` does. `picture(target [..., H, W], mask bool [H, W], labels)` shows one image's labels to a person, RGB
+    uint8 [H, W, 3], black where they are not valid; equal values have equal colours.
     """
 
     name: str
@@ -59,6 +72,7 @@ class Task:
     finish: Callable[[Tensor], Tensor] = unchanged
     mirror: Callable[[Tensor], Tensor] = unchanged
     rescale: Callable[[Tensor, float, Labels], Tensor] = unscaled
+    picture: Callable[[Array, Array, Labels], Array] = grey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +81,8 @@ class Metric:
 
     `state(labels, protocol)` makes a state whose `update(prediction [B, C, H, W], target [B, ..., H, W],
     mask [B, H, W])` is called batch after batch; metrics of one task with the same `state` share one.
-    `read(state)` is the number. `unit` "" stands for the unit of the task's labels.
+    `read(state)` is the number. `unit` "" stands for the unit of the task's labels. It is measured for labels in
+    one of `units`, for all labels where that is empty.
     """
 
     name: str
@@ -79,6 +94,11 @@ class Metric:
     unit: str = ""
     low: float = 0.0
     high: float = float("inf")
+    units: tuple[str, ...] = ()
+
+    def measures(self, labels: Labels) -> bool:
+        """Return whether it is measured for `labels`."""
+        return not self.units or labels.unit in self.units
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ def _own_places(tmp_path_factory, monkeypatch):
     """Give every test the environment of a user who has set nothing, and one cache for the whole session."""
     for name in ("MTLBENCH_DATA", "MTLBENCH_PLUGINS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("mtlprune_bench.data.locate.USUAL", ("data", "datasets"))
     base = tmp_path_factory.getbasetemp()
     session = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     monkeypatch.setenv("MTLBENCH_CACHE", str(session / "cache"))

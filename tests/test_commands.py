@@ -509,7 +509,7 @@ def test_a_method_and_a_dataset_must_be_named(mtlbench):
 
 
 def test_the_nearest_command_is_proposed(mtlbench):
-    refused(mtlbench("tabel"), "Unknown command 'tabel'. Did you mean 'table'? Known: ls, plan, run, show, table.")
+    refused(mtlbench("tabel"), "Unknown command 'tabel'. Did you mean 'table'? Known: data, ls, plan")
 
 
 def test_without_arguments_the_help_is_shown(mtlbench):
@@ -517,12 +517,13 @@ def test_without_arguments_the_help_is_shown(mtlbench):
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.startswith("Usage: mtlbench")
     assert all(
-        re.search(rf"^  {name} ", answer.out, re.MULTILINE) for name in ("ls", "plan", "run", "show", "table")
+        re.search(rf"^  {name} ", answer.out, re.MULTILINE)
+        for name in ("data", "ls", "plan", "run", "show", "table")
     )
     assert answer == mtlbench("--help")
 
 
-@pytest.mark.parametrize("command", ["ls", "plan", "run", "show", "table"])
+@pytest.mark.parametrize("command", ["data", "ls", "plan", "run", "show", "table"])
 def test_every_command_has_help(mtlbench, command):
     answer = mtlbench(command, "-h")
     assert (answer.code, answer.err) == (0, "")
@@ -595,7 +596,7 @@ def shadow(tmp_path, tmp_path_factory):
 def test_a_stand_in_says_so_before_in_the_rows_and_in_the_table(mtlbench, tmp_path, shadow):
     answer = mtlbench("run", *shadow)
     assert answer.code == 0
-    assert answer.err.startswith("STAND-IN DATA: the files of shadow were not found, so generated patches run")
+    assert answer.err.startswith("STAND-IN DATA: instead of shadow run, with the same tasks, generated patches.")
     assert "--data-root or MTLBENCH_DATA" in answer.err
     assert "shadow STAND-IN, not the real data: generated patches; model toy-net" in answer.out
     (folder,) = Store(tmp_path / "runs").runs()
@@ -634,7 +635,7 @@ def test_an_interrupted_run_says_so_and_the_same_command_continues_it(mtlbench, 
     monkeypatch.setenv("STOP_AT", "20")
     stopped = mtlbench(*command, "--store", "pieces")
     assert stopped.code == 130
-    assert stopped.err.strip() == "Error: Stopped. The same command continues where this one was."
+    assert stopped.err.strip() == "Error: Stopped. What is stored is kept: give the same command again to go on."
     (pieces,) = Store(tmp_path / "pieces").runs()
     assert len(list(read_history(pieces / "history.jsonl"))) == 21
     monkeypatch.delenv("STOP_AT")

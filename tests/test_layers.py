@@ -12,17 +12,19 @@ ENGINE = ROOT / "mtlprune_bench"
 
 ROWS = [
     # Nothing of ours below these.
-    ["errors", "seeds", "tensors"],
+    ["errors", "seeds", "tensors", "data"],
+    ["data.formats"],
     # Pure functions of tensors and numbers, and files that survive.
     ["ranks", "masks", "arbiters", "allocation", "metrics", "augment", "files", "protocols", "recipe"],
     # The words in which runs are described.
     ["schedules", "checkpoint", "store"],
     ["tasks"],
-    ["adapters", "components", "gradients", "evaluate"],
-    ["scorers", "batches", "networks"],
-    ["method"],
-    ["learned", "prune", "state"],
-    ["config", "regrow", "thresholds", "train"],
+    ["data.layouts"],
+    ["adapters", "components", "gradients", "evaluate", "data.indexes", "data.shards"],
+    ["scorers", "batches", "networks", "data.locate", "data.pictures"],
+    ["method", "data.photos", "data.reports", "data.synth"],
+    ["learned", "prune", "state", "data.prepared", "data.verify"],
+    ["config", "regrow", "thresholds", "train", "data.find"],
     # Plugins.
     ["hookspecs"],
     ["registry"],
@@ -31,7 +33,7 @@ ROWS = [
     ["costs", "checks"],
     ["stages"],
     ["pipeline"],
-    ["run", "catalogue", "results"],
+    ["run", "catalogue", "results", "data.inventory"],
     ["suite", "plans", "render"],
     ["testing"],
     ["commands"],
@@ -44,8 +46,13 @@ def modules():
 
 
 def layer_of(path):
-    inside = path.relative_to(ENGINE)
-    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
+    return named(".".join(path.relative_to(ENGINE).with_suffix("").parts))
+
+
+def named(module):
+    """Return what has a row: a module, or the folder of one; those of `data` have rows of their own."""
+    parts = module.removesuffix(".__init__").split(".")
+    return ".".join(parts[: 2 if parts[0] == "data" else 1])
 
 
 def imported(path):
@@ -62,10 +69,11 @@ def imported(path):
             if module == "mtlprune_bench":
                 names.update(alias.name for alias in node.names)
             elif module.startswith("mtlprune_bench."):
-                names.add(module.split(".")[1])
+                names.add(named(module.removeprefix("mtlprune_bench.")))
 
         def visit_Import(self, node):
-            names.update(a.name.split(".")[1] for a in node.names if a.name.startswith("mtlprune_bench."))
+            full = [alias.name for alias in node.names if alias.name.startswith("mtlprune_bench.")]
+            names.update(named(name.removeprefix("mtlprune_bench.")) for name in full)
 
     Visitor().visit(ast.parse(path.read_text()))
     return {name for name in names if name != "__version__"}
@@ -115,7 +123,7 @@ def test_the_package_and_its_help_do_not_import_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False 0"
-    assert all(f"\n  {name} " in done.stdout for name in ("run", "plan", "ls", "show", "table"))
+    assert all(f"\n  {name} " in done.stdout for name in ("run", "plan", "ls", "show", "table", "data"))
 
 
 def test_public_names_resolve_and_are_all_listed():

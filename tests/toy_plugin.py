@@ -45,7 +45,7 @@ class Patches:
         valid = torch.ones(20, 24, dtype=torch.bool)
         if os.environ.get("TOY_BROKEN"):
             normals = normals * float("nan")
-        return Sample(
+        return Sample.of(
             image.to(torch.uint8),
             {"segmentation": classes.clone(), "normals": normals},
             {"segmentation": valid, "normals": valid},
@@ -115,7 +115,6 @@ def register_datasets(register):
         train=recipe,
         finetune=Recipe(steps=8, batch=4, crop=16, lr=1e-3, eval_batch=2, select_every=4),
         open=open_patches,
-        generated=True,
     )
     register(toy)
     register(replace(toy, name="toy-single", labels=toy.labels[:1], loss_weights={"segmentation": 1.0}))

@@ -12,11 +12,11 @@ from typing import Any
 import click
 
 from mtlprune_bench import __version__
-from mtlprune_bench.commands._options import DEBUG, plugin_options, registry_of
+from mtlprune_bench.commands._options import DEBUG, NearestGroup, plugin_options, registry_of
 from mtlprune_bench.errors import MtlbenchError
 
 
-class Commands(click.Group):
+class Commands(NearestGroup):
     """The built-in commands, one a module of this package, and those that plugins register."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -29,16 +29,6 @@ class Commands(click.Group):
             command: click.Command = importlib.import_module(f"{__name__}.{name}").command
             return command
         return self._registered(ctx).get(name)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that `args` begin with. Raises UsageError, with the nearest name, for none."""
-        from mtlprune_bench.errors import unknown
-
-        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            raise unknown("command", args[0], self.list_commands(ctx))
-        return super().resolve_command(ctx, args)
 
     def _built_in(self) -> list[str]:
         modules = [module.name for module in pkgutil.iter_modules(__path__)]
@@ -74,7 +64,7 @@ def run_cli(arguments: list[str]) -> int:
     except click.ClickException as error:
         return _problem(error.format_message(), error.exit_code, debug)
     except (click.Abort, KeyboardInterrupt):
-        return _problem("Stopped. The same command continues where this one was.", 130, debug)
+        return _problem("Stopped. What is stored is kept: give the same command again to go on.", 130, debug)
     except MtlbenchError as error:
         return _problem(str(error), error.exit_code, debug)
     except BrokenPipeError:

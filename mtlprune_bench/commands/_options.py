@@ -19,6 +19,21 @@ PLUGINS = "mtlbench.plugins"
 BLOCKED = "mtlbench.blocked"
 
 
+class NearestGroup(click.Group):
+    """A group of commands that proposes the nearest of them for a name that it does not know."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that `args` begin with. Raises UsageError, with the nearest name, for none."""
+        from mtlprune_bench.errors import unknown
+
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            above = f"{ctx.info_name} " if ctx.parent else ""
+            raise unknown("command", above + args[0], [above + name for name in self.list_commands(ctx)])
+        return super().resolve_command(ctx, args)
+
+
 def _remember(key: str) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], None]:
     """Return a callback that adds an option's values to what the whole command line shares."""
 

@@ -37,7 +37,7 @@ class Blocks:
         image = blocks.repeat_interleave(4, 1).repeat_interleave(4, 2)
         light = image.float() / 255
         targets = {"colour": image.argmax(0), "light": light.mean(0, True), "contrast": light[:2] - light[1:]}
-        return Sample(image, targets, {task: torch.ones(20, 24, dtype=torch.bool) for task in targets})
+        return Sample.of(image, targets, {task: torch.ones(20, 24, dtype=torch.bool) for task in targets})
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,6 @@ def register_tiny(registry: Registry) -> None:
         train=recipe,
         finetune=dataclasses.replace(recipe, steps=4, lr=1e-3, update_every=1),
         open=lambda request: splits,
-        generated=True,
     )
     model = Model(
         name=TINY,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlprune_bench import Deviation, Labels, Metric, Protocol, Task, absolute_loss, hookimpl, mean_value
@@ -19,6 +22,15 @@ def loss(prediction: Tensor, target: Tensor, mask: Tensor, labels: Labels) -> Te
     return absolute_loss(prediction, target, mask)
 
 
+def picture(target: NDArray[Any], mask: NDArray[Any], labels: Labels) -> NDArray[Any]:
+    """Return a picture, uint8 [H, W, 3]: black for -1 and where there is no label, over red to yellow for 1."""
+    from matplotlib import colormaps
+
+    strength = np.where(mask, (target[0] + 1) / 2, 0)
+    coloured = colormaps["inferno"](strength, bytes=True)[..., :3]
+    return np.where(mask[..., None], coloured, np.uint8(0))
+
+
 def deviation(labels: Labels, protocol: Protocol) -> Deviation:
     """Return an empty mean absolute error."""
     return Deviation(average=protocol.average)
@@ -28,7 +40,7 @@ def deviation(labels: Labels, protocol: Protocol) -> Deviation:
 def register_tasks(register: Callable[[Task], None]) -> None:
     """Register the tasks."""
     for name, description in DESCRIPTIONS.items():
-        register(Task(name=name, description=description, loss=loss, channels=1))
+        register(Task(name=name, description=description, loss=loss, channels=1, picture=picture))
 
 
 @hookimpl

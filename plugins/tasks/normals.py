@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,6 +42,15 @@ def mirror(target: Tensor) -> Tensor:
     return torch.cat([-target[..., :1, :, :], target[..., 1:, :, :]], dim=-3)
 
 
+def picture(target: NDArray[Any], mask: NDArray[Any], labels: Labels) -> NDArray[Any]:
+    """Return a picture, uint8 [H, W, 3]: the more a surface faces right, up and the viewer, the redder, greener
+    and bluer it is; grey across, black where there is no normal.
+    """
+    right, down, forward = np.where(mask, target, 0)
+    shares = (np.stack([right, -down, -forward], axis=-1) + 1) / 2
+    return np.where(mask[..., None], np.rint(255 * shares.clip(0, 1)), 0).astype(np.uint8)
+
+
 def angles(labels: Labels, protocol: Protocol) -> Angles:
     """Return an empty state of angles, which are pooled over pixels under every protocol."""
     return Angles()
@@ -55,6 +67,7 @@ def register_tasks(register: Callable[[Task], None]) -> None:
             channels=3,
             finish=unit,
             mirror=mirror,
+            picture=picture,
         )
     )
 

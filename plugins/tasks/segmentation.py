@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlprune_bench import (
@@ -20,6 +24,43 @@ from mtlprune_bench import (
     mean_value,
     weighted_mean,
 )
+
+GOLDEN_ANGLE = np.pi * (3 - 5**0.5)
+"""The turn, in radians, after which any number of hues in a row lie evenly around the circle."""
+LIGHTNESS = (0.66, 0.86, 0.44, 0.77, 0.55)
+"""In Oklab, of one class after the other and then again: neighbours in number differ in it most, and the golden
+angle brings no two hues together whose numbers differ by a multiple of five."""
+CHROMA = 0.14
+# Oklab to the cube roots of cone responses, and these to linear sRGB: https://bottosson.github.io/posts/oklab/
+TO_CONES = np.array(
+    [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480]]
+)
+TO_RGB = np.array(
+    [
+        [4.0767416621, -3.3077115913, 0.2309699292],
+        [-1.2684380046, 2.6097574011, -0.3413193965],
+        [-0.0041960863, -0.7034186147, 1.7076147010],
+    ]
+)
+
+
+@functools.cache
+def palette(classes: int) -> NDArray[np.uint8]:
+    """Return a colour of each class, RGB uint8 [classes, 3]; how many there are changes none."""
+    number = np.arange(classes)
+    hue = number * GOLDEN_ANGLE
+    lightness = np.array(LIGHTNESS)[number % len(LIGHTNESS)]
+    lab = np.stack([lightness, CHROMA * np.cos(hue), CHROMA * np.sin(hue)], axis=-1)
+    linear = ((lab @ TO_CONES.T) ** 3 @ TO_RGB.T).clip(0, 1)
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    colours: NDArray[np.uint8] = np.rint(255 * encoded).astype(np.uint8)
+    return colours
+
+
+def picture(target: NDArray[Any], mask: NDArray[Any], labels: Labels) -> NDArray[Any]:
+    """Return a picture, uint8 [H, W, 3]: a fixed colour for each class, black for pixels without one."""
+    coloured = palette(labels.classes)[np.where(mask, target, 0)]
+    return np.where(mask[..., None], coloured, np.uint8(0))
 
 
 def loss(prediction: Tensor, target: Tensor, mask: Tensor, labels: Labels) -> Tensor:
@@ -47,7 +88,7 @@ def entropy(labels: Labels, protocol: Protocol) -> CrossEntropy:
 @hookimpl
 def register_tasks(register: Callable[[Task], None]) -> None:
     """Register the task."""
-    register(Task(name="segmentation", description="The class of every pixel.", loss=loss))
+    register(Task(name="segmentation", description="The class of every pixel.", loss=loss, picture=picture))
 
 
 @hookimpl

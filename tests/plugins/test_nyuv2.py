@@ -10,17 +10,15 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from nyuv2_trees import ALL, FILES, HEIGHT, NORMALS, SEGMENTATION, THIRTEEN, WIDTH, opened
 from PIL import Image
 
-from mtlprune_bench import DISPARSE, STANDARD, DataError, DataRequest, Labels
-from mtlprune_bench.plugins.datasets import cityscapes, taskonomy
-from mtlprune_bench.plugins.datasets.nyuv2 import FINETUNE, TRAIN, open_nyuv2
+from mtlprune_bench import DISPARSE, STANDARD, DataError, Labels
+from mtlprune_bench.data.locate import locate
+from mtlprune_bench.plugins.datasets.nyuv2 import FINETUNE, TRAIN
 from mtlprune_bench.registry import load_registry
 
 INDEX = "nyu_v2_3task.json"
-SEGMENTATION, NORMALS, DEPTH = Labels("segmentation", classes=40), Labels("normals"), Labels("depth", unit="m")
-ALL = (SEGMENTATION, NORMALS, DEPTH)
-HEIGHT, WIDTH = 6, 8
 
 
 def entry(name):
@@ -56,16 +54,6 @@ def make_tree(root, train, test):
 
 def write_index(root, content):
     (root / INDEX).write_text(json.dumps(content))
-
-
-def request(root, labels=ALL, protocol=STANDARD):
-    return DataRequest(labels=labels, protocol=protocol, root=root, cache=root or "")
-
-
-def opened(root, labels=ALL, protocol=STANDARD):
-    splits = open_nyuv2(request(root, labels, protocol))
-    assert splits is not None
-    return splits
 
 
 @pytest.fixture
@@ -129,7 +117,7 @@ def test_samples_are_a_function_of_their_index(root):
     assert torch.equal(train[0].image, train[0].image)
     assert not torch.equal(train[0].image, train[1].image)
     for index in (2, -1):
-        with pytest.raises(IndexError, match=f"no photograph {index} among 2"):
+        with pytest.raises(IndexError, match=f"no image {index} among 2"):
             train[index]
 
 
@@ -137,18 +125,18 @@ def test_samples_are_a_function_of_their_index(root):
 def test_standard_holds_out_every_tenth_training_image(tmp_path, count):
     splits = opened(make_tree(tmp_path, count, 1), labels=(SEGMENTATION,))
     held = [f"{number:04d}.png" for number in range(count) if number % 10 == 9]
-    assert [item["image"].name for item in splits.validation.entries] == held
-    kept = [item["image"].name for item in splits.train.entries]
+    assert [item["image"][0].path.name for item in splits.validation.entries] == held
+    kept = [item["image"][0].path.name for item in splits.train.entries]
     assert kept == [f"{number:04d}.png" for number in range(count) if number % 10 != 9]
     words = f" ({len(held)} of them held out)" if held else ""
-    assert splits.origin == f"NYU-v2, AdaShare layout, {count} training{words} and 1 test images"
+    assert splits.origin == f"NYU-v2, layout adashare, {count} training{words} and 1 test images"
 
 
 def test_disparse_trains_on_everything_and_validates_on_the_test_set(tmp_path):
     splits = opened(make_tree(tmp_path, 10, 2), protocol=DISPARSE)
     assert len(splits.train) == 10
     assert splits.validation.entries == splits.test.entries
-    assert splits.origin == "NYU-v2, AdaShare layout, 10 training and 2 test images"
+    assert splits.origin == "NYU-v2, layout adashare, 10 training and 2 test images"
 
 
 def test_the_fingerprint_follows_the_index(root):
@@ -171,28 +159,39 @@ def test_root_is_the_folder_or_its_parent(tmp_path, name):
     assert len(opened(tmp_path).train) == 1
 
 
-def test_without_root_or_index_there_is_nothing_to_open(tmp_path):
+def test_without_root_or_index_there_is_nothing_to_open(tmp_path, monkeypatch):
+    monkeypatch.setattr("mtlprune_bench.data.locate.USUAL", (str(tmp_path),))
     for place in (None, tmp_path, tmp_path / "missing"):
-        assert open_nyuv2(request(place)) is None
-    (tmp_path / "unrelated").mkdir()
+        assert locate(FILES, place) is None
     make_tree(tmp_path / "unrelated", 1, 1)
-    assert open_nyuv2(request(tmp_path)) is None
+    assert locate(FILES, tmp_path) is None
+    make_tree(tmp_path / "nyu", 1, 1)
+    assert locate(FILES, None).root == (tmp_path / "nyu").resolve()
+
+
+def test_a_part_of_a_layout_is_not_passed_over(root):
+    (root / INDEX).unlink()
+    with pytest.raises(DataError, match=rf"nearest is 'adashare'.* no {INDEX}\. Known: adashare, mtan, official"):
+        opened(root)
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (Labels("keypoints"), "no labels for 'keypoints' in this layout; it has segmentation, normals, depth"),
-        (Labels("segmentation", classes=13), "has 40 classes in this layout, not 13"),
-        (Labels("depth", unit="mm"), "has depth in 'm', not in 'mm'"),
+        (
+            Labels("keypoints"),
+            "labels for 'keypoints', which layout 'adashare' does not have; it has segmentation, normals, depth",
+        ),
+        (Labels("segmentation", classes=14), "needs classes 14; layout 'adashare' has 40 or 13"),
+        (Labels("depth", unit="mm"), "needs depth in mm; layout 'adashare' has m"),
     ],
 )
 def test_labels_that_the_files_do_not_have(root, labels, message):
     with pytest.raises(DataError, match=message):
-        open_nyuv2(request(root, (labels,)))
+        opened(root, (labels,))
 
 
-GOOD = [entry("0000")]
+GOOD, OTHER = [entry("0000")], [entry("0002")]
 
 
 @pytest.mark.parametrize(
@@ -201,16 +200,18 @@ GOOD = [entry("0000")]
         ("{", "cannot be read as JSON"),
         ("[" * 200_000, "cannot be read as JSON"),
         (b"\xff\xfe\x00", "cannot be read as JSON"),
-        ([], "lists no 'train' images; it must be an object with 'train' and 'test'"),
+        ([], "must be an object with 'train' and 'test'"),
         ({"train": GOOD}, "lists no 'test' images"),
         ({"train": [], "test": GOOD}, "lists no 'train' images"),
-        ({"train": GOOD, "test": "all"}, "lists no 'test' images"),
+        ({"train": GOOD, "test": "all"}, "'test' must be a list of images"),
+        ({"train": GOOD * 2, "test": OTHER}, r"0000\.png is listed twice in 'train'"),
+        ({"train": GOOD, "test": [*OTHER, [GOOD[0][0], *OTHER[0][1:]], *OTHER]}, "listed twice in 'test'"),
         ({"train": GOOD, "test": [*GOOD, "img"]}, "entry 1 of 'test' is 'img'; it must be a list of paths"),
         ({"train": [[1, 2, 3, 4]], "test": GOOD}, r"entry 0 of 'train' is \[1, 2, 3, 4\]"),
         ({"train": [GOOD[0][:3]], "test": GOOD}, "entry 0 of 'train' has 3 paths; it must have 4: image,"),
         ({"train": [["img/9.png", *GOOD[0][1:]]], "test": GOOD}, r"1 of the files .* the first is .*img/9\.png"),
         ({"train": [["img", *GOOD[0][1:]]], "test": GOOD}, "1 of the files"),
-        ({"train": [["img/\0.png", *GOOD[0][1:]]], "test": GOOD}, "which is no path"),
+        ({"train": [["img/\0.png", *GOOD[0][1:]]], "test": GOOD}, "which is no path|1 of the files"),
         ({"train": [["../secret.png", *GOOD[0][1:]]], "test": GOOD}, r"names \.\./secret\.png, which leads out"),
     ],
 )
@@ -220,7 +221,14 @@ def test_bad_indices_are_named(root, content, message):
     (root / INDEX).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=message) as caught:
         opened(root)
-    assert str(root / INDEX) in str(caught.value)
+    assert str(root) in str(caught.value)
+
+
+def test_images_in_training_and_in_test_are_warned_of(root):
+    write_index(root, {"train": [*GOOD, entry("0001")], "test": [*OTHER, *GOOD]})
+    with pytest.warns(UserWarning, match=r"1 images of .* both in training and in test; the first is .*0000\.png"):
+        splits = opened(root)
+    assert splits.origin == ("NYU-v2, layout adashare, 2 training and 2 test images, 1 OF THEM ALSO TRAINED ON")
 
 
 @pytest.mark.parametrize("way", ["absolute", "absolute inside", "link to a file", "link to a folder"])
@@ -281,22 +289,22 @@ def archive(path):
         (0, lambda path: path.write_bytes(b""), "cannot be read as a PNG image"),
         (0, truncated, "cannot be read as a PNG image"),
         (0, lambda path: Image.new("RGB", (WIDTH, HEIGHT)).save(path, format="BMP"), "cannot be read as a PNG"),
-        (0, picture((HEIGHT, WIDTH)), "holds L pixels; this layout has RGB"),
+        (0, picture((HEIGHT, WIDTH)), "holds 8-bit grey pixels; this layout has 8-bit RGB"),
         (1, truncated, "cannot be read as a PNG image"),
-        (1, picture((HEIGHT, WIDTH, 3)), "holds RGB pixels; this layout has L"),
+        (1, picture((HEIGHT, WIDTH, 3)), "holds 8-bit RGB pixels; this layout has 8-bit grey"),
         (1, picture((HEIGHT, WIDTH), 40), "holds class 40; classes are 0 to 39, and 255 for none"),
         (1, picture((HEIGHT, WIDTH), 254), "holds class 254"),
         (1, picture((WIDTH, HEIGHT)), "has 8 x 6 pixels, but its image .*0000.png has 6 x 8"),
-        (2, picture((HEIGHT, WIDTH, 4)), "holds RGBA pixels; this layout has RGB"),
+        (2, picture((HEIGHT, WIDTH, 4)), "holds 'RGBA' pixels; this layout has 8-bit RGB"),
         (2, picture((HEIGHT, WIDTH + 1, 3)), "has 6 x 9 pixels, but its image"),
-        (3, pickled, "cannot be read as depth: .*allow_pickle=False"),
-        (3, archive, r"it holds no floating-point array \[H, W\]"),
-        (3, lambda path: path.write_bytes(b""), "cannot be read as depth"),
-        (3, truncated, "cannot be read as depth"),
-        (3, array(np.zeros((HEIGHT, WIDTH), np.uint16)), "no floating-point array"),
-        (3, array(np.zeros((HEIGHT, WIDTH, 1), np.float32)), "no floating-point array"),
+        (3, pickled, "cannot be read as a NumPy array: .*allow_pickle=False"),
+        (3, archive, "cannot be read as a NumPy array: it is an archive"),
+        (3, lambda path: path.write_bytes(b""), "cannot be read as a NumPy array"),
+        (3, truncated, "cannot be read as a NumPy array"),
+        (3, array(np.zeros((HEIGHT, WIDTH), np.uint16)), "holds uint16 in 2 dimensions"),
+        (3, array(np.zeros((HEIGHT, WIDTH, 1), np.float32)), "has 2 dimensions of floating-point numbers"),
         (3, array(np.zeros((HEIGHT, 3), np.float32)), "has 6 x 3 pixels, but its image"),
-        (3, lambda path: path.unlink(), "cannot be read as depth"),
+        (3, lambda path: path.unlink(), "cannot be read as a NumPy array"),
     ],
 )
 def test_bad_files_are_named(root, column, spoil, message):
@@ -316,11 +324,16 @@ GOLDEN = {
 }
 
 
+def real(samples_folder, **asked):
+    """Open the real photographs, each of which is there for training and for test."""
+    with pytest.warns(UserWarning, match="2 images of .* are both in training and in test"):
+        return opened(samples_folder / "nyuv2_adashare", **asked)
+
+
 @pytest.mark.parametrize(("number", "name"), list(enumerate(GOLDEN)))
 def test_real_photographs(samples_folder, number, name):
     classified, classes, valid, zero, normal, depth = GOLDEN[name]
-    folder = samples_folder / "nyuv2_adashare"
-    sample, raw = (opened(folder, protocol=protocol).test[number] for protocol in (STANDARD, DISPARSE))
+    sample, raw = (real(samples_folder, protocol=protocol).test[number] for protocol in (STANDARD, DISPARSE))
     mask = sample.masks["segmentation"]
     assert int(mask.sum()) == classified
     assert len(sample.targets["segmentation"][mask].unique()) == classes
@@ -336,16 +349,12 @@ def test_real_photographs(samples_folder, number, name):
 
 
 def test_real_photographs_in_thirteen_classes(samples_folder):
-    """The classes equal, through the published table, those of another release of the same photographs."""
-    scipy_io = pytest.importorskip("scipy.io")
-    table = scipy_io.loadmat(samples_folder / "nyuv2_meta" / "class13Mapping.mat")["classMapping13"]["labels13"]
-    thirteen = np.concatenate([[0], table[0, 0].ravel()])
-    splits = opened(samples_folder / "nyuv2_adashare", labels=(SEGMENTATION,))
+    """The 13 classes equal those of another release of the same photographs, which counts from 1."""
+    splits = real(samples_folder, labels=(THIRTEEN,))
     for number, name in enumerate(("0062", "0775")):
         other = np.asarray(Image.open(samples_folder / "nyuv2_meta" / "label13" / f"new_nyu_class13_{name}.png"))
         sample = splits.test[number]
-        classes = np.where(sample.masks["segmentation"], sample.targets["segmentation"] + 1, 0)
-        assert np.array_equal(thirteen[classes], other)
+        assert np.array_equal(np.where(sample.masks["segmentation"], sample.targets["segmentation"] + 1, 0), other)
 
 
 @pytest.mark.parametrize(
@@ -372,21 +381,3 @@ def test_the_recipes_learning_rates_decay():
     assert TRAIN.lr_at(3999) == 1e-3
     assert TRAIN.lr_at(19_999) == 1e-3 / 16
     assert FINETUNE.lr_at(999) == 1e-5
-
-
-@pytest.mark.parametrize(
-    ("open_dataset", "sign"),
-    [
-        (cityscapes.open_cityscapes, "cityscape.json"),
-        (cityscapes.open_cityscapes, "leftImg8bit"),
-        (cityscapes.open_cityscapes, "cityscapes/gtFine"),
-        (taskonomy.open_taskonomy, "taskonomy.json"),
-        (taskonomy.open_taskonomy, "taskonomy/depth_zbuffer"),
-    ],
-)
-def test_layouts_that_are_not_read_yet_are_not_passed_over(tmp_path, open_dataset, sign):
-    assert open_dataset(request(None)) is None
-    assert open_dataset(request(tmp_path)) is None
-    (tmp_path / sign).mkdir(parents=True)
-    with pytest.raises(DataError, match=f"{sign} is of .*, whose files are not read yet"):
-        open_dataset(request(tmp_path))

@@ -343,6 +343,6 @@ def test_the_dataset_is_registered_with_all_its_labels():
     scenes.register_datasets(found.append)
     (dataset,) = found
     assert dataset.name == "scenes"
-    assert dataset.generated
+    assert dataset.generate is scenes.draw_scenes
     assert tuple(entry.task for entry in dataset.labels) == TASKS == tuple(dataset.loss_weights)
     assert (dataset.finetune.steps, dataset.finetune.lr) == (100, 1e-4)

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import metrics as reference
+from skimage.color import rgb2lab
 from torch.nn import functional as F
 
-from mtlprune_bench import DISPARSE, STANDARD, Labels, PluginError, metrics
+from mtlprune_bench import DISPARSE, STANDARD, Labels, PluginError, Task, metrics
 from mtlprune_bench.plugins.tasks import depth, keypoints_edges, normals, segmentation
 
 PLUGINS = (segmentation, normals, depth, keypoints_edges)
@@ -79,6 +80,11 @@ def test_names_directions_units_and_ranges():
         ("depth", "delta_1"): (up, "fraction", 0, 1),
         ("depth", "delta_2"): (up, "fraction", 0, 1),
         ("depth", "delta_3"): (up, "fraction", 0, 1),
+        ("depth", "absolute_error_metres"): (down, "m", 0, endless),
+        ("depth", "relative_error_metres"): (down, "fraction", 0, endless),
+        ("depth", "delta_1_metres"): (up, "fraction", 0, 1),
+        ("depth", "delta_2_metres"): (up, "fraction", 0, 1),
+        ("depth", "delta_3_metres"): (up, "fraction", 0, 1),
         ("keypoints", "error"): (down, "", 0, 2),
         ("edges", "error"): (down, "", 0, 2),
     }
@@ -86,8 +92,15 @@ def test_names_directions_units_and_ranges():
 
 def test_metrics_of_a_task_share_a_state():
     assert METRICS["segmentation", "mean_iou"].state is METRICS["segmentation", "pixel_accuracy"].state
-    for task in ("normals", "depth"):
-        assert len({metric.state for metric in METRICS.values() if metric.task == task}) == 1
+    for task, ending in (("normals", ""), ("depth", "_metres")):
+        for here in (True, False):
+            chosen = {m.state for m in METRICS.values() if m.task == task and m.name.endswith(ending) is here}
+            assert len(chosen) == (1 if here or ending else 0)
+
+
+def metres(codes):
+    """Return depths of log codes: z = (65536**t - 1) / 512."""
+    return (65536 ** codes.astype(np.float64) - 1) / 512
 
 
 def expected(task, name, batches, protocol):
@@ -104,6 +117,9 @@ def expected(task, name, batches, protocol):
         if name.startswith("within_"):
             return np.mean(angles <= float(name.removeprefix("within_")))
         return {"mean_angle": np.mean, "median_angle": np.median}[name](angles)
+    if name.endswith("_metres"):
+        batches = [(metres(guess), metres(true), mask) for guess, true, mask in batches]
+        name = name.removesuffix("_metres")
     if name.startswith("delta_"):
         return reference.fraction_delta(batches, int(name[-1]), protocol.negative_depth_hits)
     if name == "relative_error":
@@ -271,3 +287,103 @@ class TestSpaces:
     def test_other_targets_do_not_depend_on_scale(self, task):
         target = batch_of(task, 0)[1]
         assert TASKS[task].rescale(target, 2.0, LABELS[task]) is target
+
+
+def shown(task, values, mask=None, labels=None):
+    """Return the colours of `values` [N] or [C, N] in the picture of a task, int [N, 3]."""
+    target = np.asarray(values)[..., None, :]
+    mask = np.ones(target.shape[-1], bool) if mask is None else np.asarray(mask)
+    return TASKS[task].picture(target, mask[None], labels or LABELS[task])[0].astype(int)
+
+
+FORTY = Labels("segmentation", classes=40)
+# The way from linear sRGB to Oklab, with the two matrices that the code does not use:
+# https://bottosson.github.io/posts/oklab/
+CONES = [[0.4122214708, 0.2119034982, 0.0883024619], [0.5363325363, 0.6806995451, 0.2817188376]]
+CONES += [[0.0514459929, 0.1073969566, 0.6299787005]]
+OKLAB = [[0.2104542553, 1.9779984951, 0.0259040371], [0.7936177850, -2.4285922050, 0.7827717662]]
+OKLAB += [[-0.0040720468, 0.4505937099, -0.8086757660]]
+
+
+class TestPictures:
+    @pytest.mark.parametrize("task", TASKS)
+    @moderate
+    @given(seeds)
+    def test_form_and_black_where_nothing_is_valid(self, task, seed):
+        _, target, mask = (part[0].numpy() for part in batch_of(task, seed))
+        picture = TASKS[task].picture(target, mask, LABELS[task])
+        assert (picture.dtype, picture.shape) == (np.uint8, (3, 4, 3))
+        assert (picture[~mask] == 0).all()
+        assert (TASKS[task].picture(target, np.zeros_like(mask), LABELS[task]) == 0).all()
+
+    def test_forty_classes_have_forty_colours_neighbours_the_farthest_apart(self):
+        lab = rgb2lab(shown("segmentation", np.arange(40), labels=FORTY)[None] / 255)[0]
+        apart = np.linalg.norm(lab[:, None] - lab, axis=-1)
+        assert apart[~np.eye(40, dtype=bool)].min() > 12
+        assert np.diagonal(apart, offset=1).min() > 60
+        assert np.linalg.norm(lab, axis=-1).min() > 45, "too near to black"
+
+    def test_colours_of_classes_in_oklab(self):
+        encoded = shown("segmentation", np.arange(40), labels=FORTY) / 255
+        linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+        lightness, a, b = (np.cbrt(linear @ np.array(CONES)) @ np.array(OKLAB)).T
+        # Colours that sRGB does not have are the nearest that it has.
+        exact = ((encoded > 0) & (encoded < 1)).all(-1)
+        assert exact.sum() > 10
+        assert np.allclose(lightness[exact], np.resize(segmentation.LIGHTNESS, 40)[exact], atol=0.005)
+        turns = np.exp(2j * np.pi * np.arange(40) * (2 - (1 + 5**0.5) / 2))
+        assert np.allclose((a + 1j * b)[exact], segmentation.CHROMA * turns[exact], atol=0.005)
+
+    def test_a_class_has_its_colour_in_every_dataset(self):
+        few, many = (
+            shown("segmentation", np.arange(5), labels=Labels("segmentation", classes=n)) for n in (5, 300)
+        )
+        assert np.array_equal(few, many)
+
+    def test_normals_are_red_to_the_right_green_up_and_blue_to_the_viewer(self):
+        right, up, near = (1, 0, 0), (0, -1, 0), (0, 0, -1)
+        faces = np.array([right, up, near])
+        assert shown("normals", faces.T).tolist() == [[255, 128, 128], [128, 255, 128], [128, 128, 255]]
+        assert shown("normals", -faces.T).tolist() == [[0, 128, 128], [128, 0, 128], [128, 128, 0]]
+
+    @pytest.mark.parametrize("unit", depth.RESCALE)
+    def test_what_is_near_is_bright(self, unit):
+        metres = np.linspace(1, 9, 200)
+        codes = {"m": metres, "disparity/65535": 0.1 / metres, "log code": np.log1p(metres)}[unit]
+        colours = shown("depth", codes[None], labels=Labels("depth", unit=unit))
+        lightness = rgb2lab(colours[None] / 255)[0, :, 0]
+        assert (np.diff(lightness) <= 0.5).all()
+        assert lightness[0] > 85
+        assert lightness[-1] < 20
+
+    def test_a_few_far_pixels_do_not_take_the_colours_of_the_rest(self):
+        metres = np.linspace(1, 2, 1000)
+        without = shown("depth", metres[None])
+        metres[-10:] = 1000
+        assert np.abs(shown("depth", metres[None])[:990] - without[:990]).max() < 12
+        assert (shown("depth", metres[None])[-20:] == without[-1]).all()
+
+    def test_equal_depths_have_one_colour(self):
+        colours = shown("depth", np.full((1, 5), 3.0), mask=[True, True, False, True, True])
+        assert len(np.unique(colours, axis=0)) == 2
+        assert (colours[2] == 0).all()
+
+    @pytest.mark.parametrize("task", ["keypoints", "edges"])
+    def test_strength_is_shown_from_minus_one_to_one_whatever_there_is(self, task):
+        colours = shown(task, np.array([[-1.0, -0.5, 0.0, 0.5, 1.0]]))
+        assert np.allclose(colours[[0, 2, 4]], [[0, 0, 3], [188, 55, 84], [252, 255, 164]], atol=1)
+        assert np.array_equal(shown(task, np.array([[0.0, 0.5]])), colours[2:4])
+        lightness = rgb2lab(colours[None] / 255)[0, :, 0]
+        assert (np.diff(lightness) > 10).all()
+
+    def test_tasks_without_a_picture_are_grey_over_the_valid_range_of_their_first_channel(self):
+        plain = Task(name="plain", description="", loss=None)
+        target = np.array([[[2.0, 3.0], [4.0, np.nan]], [[9.0, 9.0], [9.0, 9.0]]])
+        mask = np.isfinite(target[0])
+        for values in (target, target[:1], target[0]):
+            picture = plain.picture(values, mask, Labels("plain"))
+            assert (picture.dtype, picture.shape) == (np.uint8, (2, 2, 3))
+            assert picture[..., 0].tolist() == [[0, 128], [255, 0]]
+            assert (picture == picture[..., :1]).all()
+        assert (plain.picture(target, np.zeros_like(mask), Labels("plain")) == 0).all()
+        assert (plain.picture(np.ones((1, 2, 2)), mask, Labels("plain")) == 0).all()

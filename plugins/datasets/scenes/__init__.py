@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from mtlprune_bench import DataError, DataRequest, Dataset, Labels, Recipe, Sample, Splits, hookimpl
+from mtlprune_bench import (
+    DataError,
+    DataRequest,
+    Dataset,
+    Labelling,
+    Labels,
+    Recipe,
+    Sample,
+    Splits,
+    as_tensor,
+    hookimpl,
+)
 
-from .cache import VERSION, Plan, Stored, load
+from .cache import VERSION, Plan, Scene, Stored, load, make_scene
 from .kinds import CLASSES, VOID
 from .labels import DEPTH_UNITS, FEWEST_CLASSES, Float32, class_table
 
@@ -66,18 +76,45 @@ class Scenes:
         if not 0 <= index < self.count:
             raise IndexError(f"There is no scene {index} among {self.count}.")
         arrays, row = self.stored.arrays, self.first + index
-        pairs = {
-            labels.task: READERS[labels.task](np.array(arrays[labels.task][row]), labels) for labels in self.labels
-        }
-        return Sample(
-            image=_tensor(arrays["image"][row]),
-            targets={task: _tensor(target) for task, (target, _) in pairs.items()},
-            masks={task: _tensor(mask) for task, (_, mask) in pairs.items()},
-        )
+        return sample_of({name: arrays[name][row] for name in ("image", *READERS)}, self.labels)
 
 
-def _tensor(array: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(np.array(array))
+def sample_of(scene: Scene, labels: tuple[Labels, ...]) -> Sample:
+    """Return the arrays of a scene as a sample with the labels that are asked for."""
+    return Sample(
+        as_tensor(scene["image"]),
+        {asked.task: Labelling((scene[asked.task],), partial(_decode, asked)) for asked in labels},
+    )
+
+
+def _decode(labels: Labels, stored: NDArray[Any]) -> Pair:
+    return READERS[labels.task](stored, labels)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Scenes of any size, drawn when they are asked for."""
+
+    labels: tuple[Labels, ...]
+    size: tuple[int, int]
+    count: int
+    seed: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return scene `index`; drawing one of 480 x 640 pixels takes seconds."""
+        if not 0 <= index < self.count:
+            raise IndexError(f"There is no scene {index} among {self.count}.")
+        return sample_of(make_scene(self.seed, index, *self.size), self.labels)
+
+
+def draw_scenes(labels: tuple[Labels, ...], size: tuple[int, int], count: int, seed: int) -> Drawn:
+    """Return `count` scenes of `size` = (H, W) pixels. Raises DataError for labels that they do not have."""
+    for asked in labels:
+        check(asked)
+    return Drawn(labels, size, count, seed)
 
 
 def check(labels: Labels) -> None:
@@ -144,6 +181,6 @@ def register_datasets(register: Callable[[Any], None]) -> None:
             train=train,
             finetune=Recipe(**{**vars(train), "steps": 100, "lr": 1e-4}),
             open=open_scenes,
-            generated=True,
+            generate=draw_scenes,
         )
     )

@@ -1,0 +1,75 @@
+"""Tiny-Taskonomy: buildings with 17 classes, normals, depth, keypoints and edges."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mtlprune_bench import Dataset, Files, Labels, Recipe, Register, hookimpl
+
+from .columns import CLASS_WEIGHTS, CLASSES
+from .layouts import LAYOUTS
+
+FILES = Files(
+    title="Tiny-Taskonomy",
+    folders=("taskonomy", "tinytaskonomy"),
+    layouts=LAYOUTS,
+    # The released code's, there in [0, 255] and blue first.
+    mean=(122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255),
+    # ImageNet's; the released code divides by none.
+    std=(0.229, 0.224, 0.225),
+    # Of the test buildings in MultiMAE's lists; those of the others are not published.
+    sizes={"test": 54_514},
+    source=(
+        "building-first: the buildings' archives, github.com/StanfordVL/taskonomy. omnitools: the package "
+        "omnidata-tools downloads it: `omnitools.download rgb segment_semantic normal depth_zbuffer keypoints2d "
+        "edge_texture --components taskonomy --subset tiny`, docs.omnidata.vision. adapmtl, multimae: the same "
+        "files in other folders, as github.com/MitchellX/AdapMTL and github.com/EPFL-VILAB/MultiMAE read them."
+    ),
+    licence=(
+        "for non-commercial research and education, without warranty: "
+        "github.com/StanfordVL/taskonomy/blob/master/data/LICENSE"
+    ),
+)
+SOURCES = {
+    "model": "DiSparse, section 4.1",
+    "train": "DiSparse, section 4.3; crop, augmentation, weight decay and evaluation: its code",
+    "finetune": "DiSparse, section 4.4; the rest as in train",
+}
+TRAIN = Recipe(
+    steps=100_000,
+    crop=224,
+    lr=1e-4,
+    lr_decay=0.3,
+    lr_decay_every=12_000,
+    eval_batch=16,
+    select_every=10_000,
+    update_every=250,
+)
+# The released code never applies the decay.
+FINETUNE = replace(TRAIN, steps=4000, lr=1e-6, lr_decay_every=1500)
+
+
+@hookimpl
+def register_datasets(register: Register) -> None:
+    """Register the data set."""
+    register(
+        Dataset(
+            name="taskonomy",
+            description="Buildings (Tiny-Taskonomy): five tasks at 256 x 256.",
+            labels=(
+                Labels("segmentation", classes=CLASSES, class_weights=CLASS_WEIGHTS),
+                Labels("normals", always_mirrored=True),
+                Labels("depth", unit="log code"),
+                Labels("keypoints"),
+                Labels("edges"),
+            ),
+            # Released code.
+            loss_weights={"segmentation": 1.0, "normals": 3.0, "depth": 2.0, "keypoints": 7.0, "edges": 7.0},
+            model="deeplab-resnet34",
+            train=TRAIN,
+            finetune=FINETUNE,
+            files=FILES,
+            stand_in="scenes",
+            sources=SOURCES,
+        )
+    )
