@@ -114,7 +114,7 @@ class DataRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """The files of a dataset: what they are, where to get them, and the layouts in which they are read.
+    """The files of a dataset: what they are, and the layouts in which they are read.
 
     `folders` are names that a folder with them may have, in small letters without - and _; the first stands
     for the dataset in names. `mean` and `std` are of RGB in [0, 1], `sizes` the known numbers of images by
@@ -127,7 +127,6 @@ class Files:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     sizes: Mapping[str, int]
-    source: str
     licence: str
 
 

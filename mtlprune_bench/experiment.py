@@ -17,7 +17,8 @@ from torch import nn
 from mtlprune_bench.adapters import DataRequest, Dataset, Model, Splits
 from mtlprune_bench.checkpoint import WEIGHTS
 from mtlprune_bench.config import Engine, RunConfig, convert, digest, override
-from mtlprune_bench.data.find import find, prepared_copy, searched
+from mtlprune_bench.data.find import find, prepared_copy
+from mtlprune_bench.data.locate import searched
 from mtlprune_bench.data.photos import open_photos
 from mtlprune_bench.errors import DataError, UsageError, unknown
 from mtlprune_bench.files import checksum
@@ -168,7 +169,10 @@ def open_dataset(request: Request, registry: Registry) -> OpenDataset:
     if data.root or data.require_real or not dataset.stand_in:
         place, source = f"in {root}", dataset.source
         if dataset.files:
-            place, source = searched(dataset, data.root), f"Where to get them: mtlbench data info {dataset.name}."
+            place, source = (
+                searched(dataset.files, data.root),
+                f"Where to get them: mtlbench data info {dataset.name}.",
+            )
         raise DataError(f"The files of {dataset.name} were not found {place}. {source}".strip())
     return _open_stand_in(dataset, asked, registry)
 

@@ -11,9 +11,8 @@ from PIL import Image
 from test_commands import Answer, refused
 from test_verify import LAYOUT, photo
 
-from mtlprune_bench import layouts
 from mtlprune_bench.commands import data, run_cli
-from mtlprune_bench.data.locate import USUAL
+from mtlprune_bench.data import layouts, locate
 from mtlprune_bench.registry import load_registry
 
 NAME = "nyuv2-3task"
@@ -91,7 +90,7 @@ def test_a_generated_dataset_has_no_files(mtlbench, arguments):
 def test_files_that_are_not_found_are_an_error_that_says_where_they_were_looked_for(mtlbench, tmp_path, command):
     number = ("0",) if command == "show" else ()
     answer = mtlbench(command, NAME, *number)
-    refused(answer, f"The files of {NAME} were not found as nyuv2 or", *USUAL, f"data info {NAME}", code=1)
+    refused(answer, f"The files of {NAME} were not found as nyuv2 or", *locate.USUAL, f"data info {NAME}", code=1)
     refused(mtlbench(command, NAME, *number, "--data-root", "no"), "There is no folder no.", code=1)
     (tmp_path / "empty").mkdir()
     answer = mtlbench(command, NAME, *number, "--data-root", tmp_path / "empty")
@@ -131,7 +130,12 @@ def test_info_says_what_every_dataset_is_and_where_it_was_looked_for(mtlbench):
         assert (answer.code, answer.err) == (0, "")
         assert answer.out.startswith(f"{dataset.name}\n")
         assert all(
-            text in answer.out for text in (dataset.description, dataset.files.source, dataset.files.licence)
+            text in answer.out
+            for text in (
+                dataset.description,
+                dataset.files.licence,
+                *(layout.source for layout in dataset.files.layouts),
+            )
         )
         for labels in dataset.labels:
             weight = f"{dataset.loss_weights[labels.task]:g}"
@@ -142,7 +146,7 @@ def test_info_says_what_every_dataset_is_and_where_it_was_looked_for(mtlbench):
             assert layout.description in answer.out
         folder = facts(answer)["folder"]
         assert folder.startswith("none was found as ")
-        assert all(place in folder for place in (*dataset.files.folders, *USUAL))
+        assert all(place in folder for place in (*dataset.files.folders, *locate.USUAL))
 
 
 def test_info_says_what_is_found(mtlbench, root):

@@ -33,9 +33,9 @@ from mtlprune_bench import (
     UsageError,
     checksum,
     read_npy,
-    shards,
 )
 from mtlprune_bench.batches import Stream
+from mtlprune_bench.data import shards
 from mtlprune_bench.data.layouts import fingerprint
 from mtlprune_bench.data.locate import Found
 from mtlprune_bench.data.photos import open_photos
@@ -96,6 +96,7 @@ def read_pair(codes, shown):
 
 LAYOUT = Layout(
     name="toy",
+    source="",
     description="NumPy files",
     signs=("list.json",),
     index=index,
@@ -116,7 +117,6 @@ FILES = Files(
     mean=(0.5, 0.4, 0.3),
     std=(0.2, 0.25, 0.125),
     sizes={},
-    source="made here",
     licence="none",
 )
 LABELS = {"colour": Labels("colour", classes=300), "pair": Labels("pair"), "far": Labels("far", unit="m")}

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from mtlprune_bench.adapters import Dataset, Files
-from mtlprune_bench.data.locate import USUAL, Found, locate
+from mtlprune_bench.data.locate import Found, locate, searched
 from mtlprune_bench.data.prepared import open_prepared, prepared_at, prepared_folder
 from mtlprune_bench.errors import DataError
 
@@ -45,23 +45,14 @@ def _prepared(dataset: Dataset, files: Files, root: Path, layout: str | None) ->
 
 def require(dataset: Dataset, named: str | None, layout: str | None = None) -> Found:
     """Return where the files of `dataset` are. Raises DataError where they are not found."""
-    found = find(dataset, named, layout)
+    found, files = find(dataset, named, layout), dataset.files
     if found is None:
+        assert files is not None, "only datasets with files are looked for"
         raise DataError(
-            f"The files of {dataset.name} were not found {searched(dataset, named)}. Name their folder by "
+            f"The files of {dataset.name} were not found {searched(files, named)}. Name their folder by "
             f"--data-root; where to get them: mtlbench data info {dataset.name}."
         )
     return found
-
-
-def searched(dataset: Dataset, named: str | None) -> str:
-    """Return where the files of `dataset` are looked for, in words."""
-    files = dataset.files
-    assert files is not None, "only datasets with files are looked for"
-    root = named or os.environ.get("MTLBENCH_DATA")
-    places = [f"in {root}"] if root else []
-    places += [] if named else [f"as {' or '.join(files.folders)} in any of {', '.join(USUAL)}"]
-    return ", or ".join(places)
 
 
 def prepared_copy(files: Files, found: Found, tasks: tuple[str, ...], cache: Path) -> Found | None:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mtlprune_bench.adapters import Dataset, Files, Sample
-from mtlprune_bench.data.find import find, prepared_copy, require, searched
+from mtlprune_bench.data.find import find, prepared_copy, require
 from mtlprune_bench.data.layouts import Layout, describe_classes
-from mtlprune_bench.data.locate import Found
+from mtlprune_bench.data.locate import Found, searched
 from mtlprune_bench.data.photos import check_labels, open_photos
 from mtlprune_bench.data.prepared import needed_bytes, prepared_at, prepared_folder, verify_prepared
 from mtlprune_bench.data.reports import Problem
@@ -97,7 +97,6 @@ def info_tables(dataset: Dataset, files: Files, named: str | None, layout: str |
     """Return what `mtlbench data info` prints: what the dataset is, and what of it is found."""
     facts = [
         ["what it is", dataset.description],
-        ["where to get it", files.source],
         ["licence", files.licence],
         ["images", ", ".join(f"{size} {split}" for split, size in files.sizes.items())],
     ]
@@ -106,13 +105,13 @@ def info_tables(dataset: Dataset, files: Files, named: str | None, layout: str |
         for labels in dataset.labels
     ]
     layouts = [
-        [layout.name, layout.description, _labels(layout), " x ".join(map(str, layout.size))]
+        [layout.name, layout.description, _labels(layout), " x ".join(map(str, layout.size)), layout.source]
         for layout in files.layouts
     ]
     return [
         (dataset.name, facts, ["fact", "value"]),
         ("tasks", tasks, ["task", "classes", "unit", "loss weight"]),
-        ("layouts", layouts, ["name", "what it is", "labels", "H x W"]),
+        ("layouts", layouts, ["name", "what it is", "labels", "H x W", "where to get it"]),
         ("found", list(_here(dataset, files, named, layout, cache)), ["fact", "value"]),
     ]
 
@@ -130,7 +129,7 @@ def _here(
     try:
         found = find(dataset, named, layout)
         if found is None:
-            yield ["folder", f"none was found {searched(dataset, named)}"]
+            yield ["folder", f"none was found {searched(files, named)}"]
             return
         yield ["folder", str(found.root)]
         yield ["layout", found.layout.name]

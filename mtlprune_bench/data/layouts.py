@@ -79,16 +79,17 @@ class Index:
 class Layout:
     """One way in which a dataset's files lie in a folder.
 
-    `signs` are the paths in it, with * for any name, by all of which the layout is recognised; `hints` are
-    others, by which the nearest layout is found where none is. `index(root, tasks)` lists the images with
-    what is needed for `tasks`, without opening them; it raises DataError where its own files are bad.
-    `image(*places)` returns RGB uint8 [3, H, W], `columns` has the tasks' labels. `size` is (H, W) of its
-    images as they are read. `write(root, splits)` writes samples, by split, in this layout: their labels are
-    those of `writes`, in canonical form.
+    `source` says where to get them. `signs` are the paths in the folder, with * for any name, by all of which
+    the layout is recognised; `hints` are others, by which the nearest layout is found where none is.
+    `index(root, tasks)` lists the images with what is needed for `tasks`, without opening them; it raises
+    DataError where its own files are bad. `image(*places)` returns RGB uint8 [3, H, W], `columns` has the tasks'
+    labels. `size` is (H, W) of its images as they are read. `write(root, splits)` writes samples, by split, in
+    this layout: their labels are those of `writes`, in canonical form.
     """
 
     name: str
     description: str
+    source: str
     signs: tuple[str, ...]
     index: Callable[[Path, tuple[str, ...]], Index]
     image: Callable[..., Array]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,6 +48,14 @@ def locate(files: Files, root: Path | None, layout: str | None = None) -> Found 
     if root is not None:
         _tell_nearest(files, folders, layouts)
     return None
+
+
+def searched(files: Files, named: str | None) -> str:
+    """Return in words where files are looked for, which the user may have `named`."""
+    root = named or os.environ.get("MTLBENCH_DATA")
+    places = [f"in {root}"] if root else []
+    places += [] if named else [f"as {' or '.join(files.folders)} in any of {', '.join(USUAL)}"]
+    return ", or ".join(places)
 
 
 def _marked(layout: Layout, folder: Path) -> Layout:

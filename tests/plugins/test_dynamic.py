@@ -10,7 +10,7 @@ import pytest
 import torch
 from references import regrow as reference
 
-from mtlprune_bench import Erk, Method, Recipe, Splits, Update, UsageError, hookimpl, noise, pipeline
+from mtlprune_bench import Erk, Method, Recipe, Sample, Splits, Update, UsageError, hookimpl, noise, pipeline
 from mtlprune_bench import train as loop
 from mtlprune_bench.checkpoint import MASKS, WEIGHTS, load_masks, load_tensors
 from mtlprune_bench.components import discover, prunable
@@ -755,7 +755,7 @@ class Opposite:
 
     def __getitem__(self, index):
         sample = self.samples[index]
-        return replace(sample, targets={**sample.targets, "normals": -sample.targets["normals"]})
+        return Sample.of(sample.image, {**sample.targets, "normals": -sample.targets["normals"]}, sample.masks)
 
 
 def with_opposite_normals(registry):

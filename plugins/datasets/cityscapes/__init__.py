@@ -20,12 +20,6 @@ FILES = Files(
     # ImageNet's; the released code divides by none.
     std=(0.229, 0.224, 0.225),
     sizes={"train": 2975, "test": 500},
-    source=(
-        "adashare: github.com/sunxm2357/AdaShare links to an archive on Google Drive. mtan and mtan-small: "
-        "github.com/lorenmt/mtan links to cityscapes.zip and cityscapes2.zip on Dropbox. official: "
-        "leftImg8bit_trainvaltest.zip, gtFine_trainvaltest.zip, disparity_trainvaltest.zip and, for depth in "
-        "metres, camera_trainvaltest.zip from cityscapes-dataset.com."
-    ),
     licence="for research and other non-commercial use, after registration: the terms at cityscapes-dataset.com",
 )
 SOURCES = {

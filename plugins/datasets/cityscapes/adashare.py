@@ -41,6 +41,7 @@ def write(root: Path, splits: Mapping[str, Sequence[Sample]]) -> None:
 ADASHARE = Layout(
     name="adashare",
     description="as AdaShare and DiSparse ship it: NumPy files listed in cityscape.json",
+    source="https://drive.google.com/file/d/1WrVMA_UZpoj7voajf60yIVaS_Ggl0jrH (github.com/sunxm2357/AdaShare)",
     signs=(INDEX,),
     index=index,
     image=read_image,

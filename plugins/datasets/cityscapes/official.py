@@ -166,6 +166,10 @@ def enlarged(array: Array) -> Array:
 OFFICIAL = Layout(
     name="official",
     description="as cityscapes-dataset.com ships it: PNG files in leftImg8bit, gtFine and disparity",
+    source=(
+        "https://www.cityscapes-dataset.com: leftImg8bit_trainvaltest.zip, gtFine_trainvaltest.zip, "
+        "disparity_trainvaltest.zip and, for depth in metres, camera_trainvaltest.zip."
+    ),
     signs=("leftImg8bit/train", "leftImg8bit/val", "gtFine", "disparity"),
     hints=("leftImg8bit", "camera"),
     index=index,

@@ -19,13 +19,6 @@ FILES = Files(
     # ImageNet's; the released code divides by none.
     std=(0.229, 0.224, 0.225),
     sizes={"train": 795, "test": 654},
-    source=(
-        "adashare: github.com/sunxm2357/AdaShare links to an archive on Google Drive. mtan: "
-        "github.com/lorenmt/mtan links to one on Dropbox. official: nyu_depth_v2_labeled.mat and splits.mat from "
-        "cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html, classMapping40.mat from "
-        "github.com/ankurhanda/nyuv2-meta-data; normals_gt.tgz of cs.nyu.edu/~deigen/dnl is offered no longer: "
-        "without it, normals are computed from depth."
-    ),
     licence="for research; no licence is stated",
 )
 SOURCES = {

@@ -142,6 +142,7 @@ def write(root: Path, splits: Mapping[str, Sequence[Sample]]) -> None:
 ADASHARE = Layout(
     name="adashare",
     description="as AdaShare and DiSparse ship it: PNG and NumPy files listed in nyu_v2_3task.json",
+    source="https://drive.google.com/file/d/11pWuQXMFBNMIIB4VYMzi9RPE-nMOBU8g (github.com/sunxm2357/AdaShare)",
     signs=(INDEX,),
     hints=tuple(FOLDERS.values()),
     index=index,

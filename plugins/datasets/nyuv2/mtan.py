@@ -142,6 +142,7 @@ def write(root: Path, splits: Mapping[str, Sequence[Sample]]) -> None:
 MTAN = Layout(
     name="mtan",
     description="as MTAN and LibMTL ship it: folders train and val of numbered NumPy files",
+    source="https://www.dropbox.com/s/p2nn02wijg7peiy/nyuv2.zip (github.com/lorenmt/mtan)",
     signs=("train/image", "train/label", "train/normal", "val/image"),
     hints=("train/depth", "val/label", "val/normal", "val/depth"),
     index=index,

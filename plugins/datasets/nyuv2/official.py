@@ -264,6 +264,11 @@ def _arrays(sample: Sample) -> dict[str, Array]:
 OFFICIAL = Layout(
     name="official",
     description=f"as its authors ship it: {IMAGES}, {SPLITS} and {CLASSES}",
+    source=(
+        f"{IMAGES} and {SPLITS}: https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html; {CLASSES}: "
+        "https://github.com/ankurhanda/nyuv2-meta-data. normals_gt.tgz of cs.nyu.edu/~deigen/dnl is offered no "
+        "longer: without it, normals are computed from depth."
+    ),
     signs=(IMAGES, SPLITS, CLASSES),
     hints=("normals_gt", "normals", "masks"),
     index=index,

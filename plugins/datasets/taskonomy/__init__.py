@@ -19,12 +19,6 @@ FILES = Files(
     std=(0.229, 0.224, 0.225),
     # Of the test buildings in MultiMAE's lists; those of the others are not published.
     sizes={"test": 54_514},
-    source=(
-        "building-first: the buildings' archives, github.com/StanfordVL/taskonomy. omnitools: the package "
-        "omnidata-tools downloads it: `omnitools.download rgb segment_semantic normal depth_zbuffer keypoints2d "
-        "edge_texture --components taskonomy --subset tiny`, docs.omnidata.vision. adapmtl, multimae: the same "
-        "files in other folders, as github.com/MitchellX/AdapMTL and github.com/EPFL-VILAB/MultiMAE read them."
-    ),
     licence=(
         "for non-commercial research and education, without warranty: "
         "github.com/StanfordVL/taskonomy/blob/master/data/LICENSE"

@@ -59,13 +59,16 @@ def _pixels(sample: Sample, column: str) -> Array:
     return ENCODERS[column](sample.targets[column].numpy(), sample.masks[column].numpy())
 
 
-def _layout(name: str, description: str, pattern: str, splits: tuple[str, ...] = ("train",)) -> Layout:
+def _layout(
+    name: str, description: str, source: str, pattern: str, splits: tuple[str, ...] = ("train",)
+) -> Layout:
     """Return the layout whose folders follow `pattern`; it is recognised by the images of `splits`."""
     views = pattern.replace("{building}", "*") + "/point_*.png"
     image, *others = (names[0] for names in DOMAINS.values())
     return Layout(
         name=name,
         description=description,
+        source=source,
         signs=tuple(views.format(split=split, domain=image) for split in splits),
         hints=(INDEX, *(views.format(split="train", domain=domain) for domain in others)),
         index=partial(index, pattern),
@@ -84,17 +87,30 @@ def _layout(name: str, description: str, pattern: str, splits: tuple[str, ...] =
 
 
 LAYOUTS = (
-    _layout("building-first", "as the buildings' archives unpack: <building>/<domain>/", "{building}/{domain}"),
+    _layout(
+        "building-first",
+        "as the buildings' archives unpack: <building>/<domain>/",
+        "https://github.com/StanfordVL/taskonomy/tree/master/data",
+        "{building}/{domain}",
+    ),
     _layout(
         "adapmtl",
         "as AdapMTL and AutoMTL have it: {train,test}/<building>/<domain>/",
+        "the files of building-first, in other folders (github.com/MitchellX/AdapMTL)",
         "{split}/{building}/{domain}",
         ("train", "test"),
     ),
     _layout(
         "omnitools",
         "as the Omnidata tools download it, and DiSparse reads it: <domain>/taskonomy/<building>/",
+        "https://docs.omnidata.vision: omnitools.download rgb segment_semantic normal depth_zbuffer keypoints2d "
+        "edge_texture --components taskonomy --subset tiny",
         "{domain}/taskonomy/{building}",
     ),
-    _layout("multimae", "as MultiMAE has it: <domain>/<building>/", "{domain}/{building}"),
+    _layout(
+        "multimae",
+        "as MultiMAE has it: <domain>/<building>/",
+        "the files of omnitools, in other folders (github.com/EPFL-VILAB/MultiMAE)",
+        "{domain}/{building}",
+    ),
 )
