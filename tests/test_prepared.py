@@ -371,7 +371,7 @@ def test_an_image_in_two_splits_is_kept_once(root, tmp_path):
 
     layout = replace(LAYOUT, index=shared)
     found = Found(layout, root)
-    with pytest.warns(UserWarning, match="both in training and in test"):
+    with pytest.warns(UserWarning, match="both for training and for test"):
         folder = prepare(dataset(), found, tmp_path / "shards", 1, lambda count: None)
     assert needed_bytes(layout, shared(root, ("colour",))) == 4 * (BYTES["image"] + BYTES["colour"])
     listed = open_prepared(layout, folder, INTEGERS).index(folder, INTEGERS)
@@ -385,7 +385,7 @@ def test_an_image_with_two_sets_of_labels_is_refused(root, tmp_path):
         return replace(listed, test=({**listed.train[0], "colour": listed.test[0]["colour"]},))
 
     with (
-        pytest.warns(UserWarning, match="both in training and in test"),
+        pytest.warns(UserWarning, match="both for training and for test"),
         pytest.raises(DataError, match=r"lists .*4-image.npy twice, with different labels"),
     ):
         prepare(dataset(), Found(replace(LAYOUT, index=mixed), root), tmp_path / "shards", 1, print)

@@ -143,7 +143,7 @@ def check_index(root: Path, index: Index) -> None:
         )
     if shared := leaks(index):
         warnings.warn(
-            f"{len(shared)} images of {root} are both in training and in test; the first is {shared[0]}. Results "
-            "on them measure memory.",
+            f"{root} lists images both for training and for test, {len(shared)} in all; the first is {shared[0]}. "
+            "Results on them measure memory.",
             stacklevel=3,
         )

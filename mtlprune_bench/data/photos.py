@@ -69,9 +69,9 @@ def check_labels(dataset: Dataset, layout: Layout) -> None:
             )
         wanted: object = labels.classes or labels.unit
         if wanted not in (column.classes or column.units or (wanted,)):
-            kind = "classes" if labels.classes else f"{labels.task} in"
+            needs = f"{wanted} classes" if labels.classes else f"{labels.task} in {wanted}"
             raise DataError(
-                f"{dataset.name} needs {kind} {wanted}; layout '{layout.name}' has {describe_classes(column)}. "
+                f"{dataset.name} needs {needs}; layout '{layout.name}' has {describe_classes(column)}. "
                 "mtlbench ls datasets lists those with other labels."
             )
 

@@ -402,7 +402,7 @@ def test_the_smaller_archive_has_seven_classes(tmp_path):
     array((HEIGHT, WIDTH), 7)(path)
     with pytest.raises(DataError, match=r"label/0\.npy holds class 7; known are 0 to 6"):
         opened(tmp_path, 7).train[0]
-    with pytest.raises(DataError, match="needs classes 19; layout 'mtan-small' has 7"):
+    with pytest.raises(DataError, match="needs 19 classes; layout 'mtan-small' has 7"):
         opened(tmp_path)
 
 

@@ -182,7 +182,7 @@ def test_a_part_of_a_layout_is_not_passed_over(root):
             Labels("keypoints"),
             "labels for 'keypoints', which layout 'adashare' does not have; it has segmentation, normals, depth",
         ),
-        (Labels("segmentation", classes=14), "needs classes 14; layout 'adashare' has 40 or 13"),
+        (Labels("segmentation", classes=14), "needs 14 classes; layout 'adashare' has 40 or 13"),
         (Labels("depth", unit="mm"), "needs depth in mm; layout 'adashare' has m"),
     ],
 )
@@ -226,7 +226,7 @@ def test_bad_indices_are_named(root, content, message):
 
 def test_images_in_training_and_in_test_are_warned_of(root):
     write_index(root, {"train": [*GOOD, entry("0001")], "test": [*OTHER, *GOOD]})
-    with pytest.warns(UserWarning, match=r"1 images of .* both in training and in test; the first is .*0000\.png"):
+    with pytest.warns(UserWarning, match=r"lists images both for training and for test, 1 in all; the first is .*0000\.png"):
         splits = opened(root)
     assert splits.origin == ("NYU-v2, layout adashare, 2 training and 2 test images, 1 OF THEM ALSO TRAINED ON")
 
@@ -326,7 +326,7 @@ GOLDEN = {
 
 def real(samples_folder, **asked):
     """Open the real photographs, each of which is there for training and for test."""
-    with pytest.warns(UserWarning, match="2 images of .* are both in training and in test"):
+    with pytest.warns(UserWarning, match="both for training and for test, 2 in all"):
         return opened(samples_folder / "nyuv2_adashare", **asked)
 
 

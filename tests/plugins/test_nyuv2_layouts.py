@@ -131,7 +131,7 @@ def test_the_thirteen_classes_are_the_published_ones(samples_folder):
 
 def test_forty_classes_cannot_be_read_from_thirteen(tmp_path):
     root = write(tmp_path, "mtan")
-    with pytest.raises(DataError, match="needs classes 40; layout 'mtan' has 13"):
+    with pytest.raises(DataError, match="needs 40 classes; layout 'mtan' has 13"):
         opened(root, (SEGMENTATION,))
 
 

@@ -527,7 +527,7 @@ def real(samples_folder):
     found = locate(FILES, samples_folder / "taskonomy_style")
     assert found is not None
     assert found.layout.name == "building-first"
-    with pytest.warns(UserWarning, match="both in training and in test"):
+    with pytest.warns(UserWarning, match="both for training and for test"):
         return {
             protocol: open_photos(dataset(), found.layout, found.root, protocol).test[0]
             for protocol in (STANDARD, DISPARSE)
@@ -557,7 +557,7 @@ def test_a_real_view_has_the_numbers_that_its_raw_bytes_give(real):
 def test_a_real_views_normals_are_those_of_its_depth(samples_folder):
     """Neighbouring points of the surface, for a focal length of 200 pixels, span what normals stand on."""
     found = locate(FILES, samples_folder / "taskonomy_style")
-    with pytest.warns(UserWarning, match="both in training and in test"):
+    with pytest.warns(UserWarning, match="both for training and for test"):
         sample = opened(found.root).test[0]
     depth = sample.targets["depth"][0].double().numpy()
     rows, columns = np.indices(depth.shape) - 127.5
