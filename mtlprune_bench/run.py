@@ -6,10 +6,11 @@ import dataclasses
 import traceback
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from mtlprune_bench.adapters import Samples
-from mtlprune_bench.components import prunable
+from mtlprune_bench.components import Components, discover, prunable
 from mtlprune_bench.config import Engine, describe
 from mtlprune_bench.costs import kept_cost, parts
 from mtlprune_bench.environment import environment, resolve_device
@@ -21,7 +22,7 @@ from mtlprune_bench.masks import Masks, sparsity
 from mtlprune_bench.networks import MULTITASK
 from mtlprune_bench.pipeline import prepare_network
 from mtlprune_bench.registry import Registry
-from mtlprune_bench.stages import Stages, waiting
+from mtlprune_bench.stages import DISCOVERY_SIZE, Stages, waiting
 from mtlprune_bench.store import (
     COSTS,
     DIVERGED,
@@ -136,11 +137,11 @@ class Run:
         found = {WHOLE: tuple(components.users), **components.by_name()}
         reached = {name: sparsity(masks, names) if masks else 0.0 for name, names in found.items()}
         if self.experiment.small:
-            weights, full = prunable(model), prunable(self.experiment.outline(MULTITASK))
-            reached = {
-                name: 1 - sum(weights[key].numel() for key in names) / sum(full[key].numel() for key in names)
-                for name, names in found.items()
-            }
+            outline = self.experiment.outline(MULTITASK)
+            # It may have other layers than the small one: a ResNet has projections only where widths change.
+            images = torch.zeros(1, 3, DISCOVERY_SIZE, DISCOVERY_SIZE, device="meta")
+            whole = _counts(discover(outline, images), outline)
+            reached = {name: 1 - count / whole[name] for name, count in _counts(components, model).items()}
         return [
             self._row(component=name, metric=SPARSITY, value=value, unit="fraction")
             for name, value in reached.items()
@@ -192,3 +193,10 @@ class Run:
             "higher_is_better": None,
             **measured,
         }
+
+
+def _counts(components: Components, model: nn.Module) -> dict[str, int]:
+    """Return the number of prunable weights of the whole `model` and of each of its components."""
+    weights = prunable(model)
+    names = {WHOLE: tuple(components.users), **components.by_name()}
+    return {name: sum(weights[key].numel() for key in keys) for name, keys in names.items()}

@@ -17,8 +17,8 @@ from mtlprune_bench.store import Row, Store
 def prepare_all(
     requests: Sequence[Request], registry: Registry, notify: Callable[[str], None]
 ) -> list[Experiment]:
-    """Return the experiments of `requests`, each once; `notify` is told where stand-in data are used, and
-    of what a user may not have meant.
+    """Return the experiments of `requests`, each once; `notify` is told what the samples are, and of
+    what a user may not have meant.
 
     Raises UsageError or DataError for the first request that cannot be carried out.
     """
@@ -28,8 +28,8 @@ def prepare_all(
         key = (request.dataset, request.protocol)
         if key not in opened:
             opened[key] = open_dataset(request, registry)
-            if opened[key].stand_in:
-                notify(stand_in_notice(opened[key]))
+            if opened[key].stand_in or opened[key].dataset.files:
+                notify(notice(opened[key]))
         experiment = prepare(request, registry, opened[key])
         if experiment.config.run_id not in experiments:
             experiments[experiment.config.run_id] = experiment
@@ -38,12 +38,14 @@ def prepare_all(
     return list(experiments.values())
 
 
-def stand_in_notice(opened: OpenDataset) -> str:
-    """Return the notice that the numbers to come are not those of the dataset they are named after."""
+def notice(opened: OpenDataset) -> str:
+    """Return what the samples are, loudly where they are not those of the dataset they are named after."""
+    if not opened.stand_in:
+        return f"{opened.dataset.name}: {opened.splits.origin}."
     return (
         f"STAND-IN DATA: instead of {opened.dataset.name} run, with the same tasks, {opened.splits.origin}.\n"
-        f"The numbers say nothing about {opened.dataset.name}. Name the folder of "
-        "the real files by --data-root or MTLBENCH_DATA."
+        f"The numbers say nothing about {opened.dataset.name}. Name the folder of the real files by --data-root "
+        "or MTLBENCH_DATA."
     )
 
 

@@ -12,6 +12,7 @@ from mtlprune_bench import DISPARSE, STANDARD, DataError, PluginError, UsageErro
 from mtlprune_bench.batches import Stream
 from mtlprune_bench.data.locate import locate
 from mtlprune_bench.data.photos import check_labels, open_photos
+from mtlprune_bench.data.prepared import open_prepared, prepare
 from mtlprune_bench.data.synth import Drawn, synthesise
 from mtlprune_bench.errors import StoreError
 from mtlprune_bench.registry import load_registry
@@ -260,3 +261,29 @@ def test_what_is_generated_is_never_taken_for_real(tmp_path):
     assert splits[0].fingerprint != splits[1].fingerprint, "other scenes, other results"
     (tmp_path / "0" / "GENERATED.txt").unlink()
     assert not opened(dataset, layout, tmp_path / "0").generated
+
+
+@pytest.mark.parametrize(("dataset", "layout"), CASES)
+def test_prepared_images_are_those_of_the_files(dataset, layout, written, tmp_path):
+    root, _ = written(dataset, layout)
+    found = locate(dataset.files, root, layout.name)
+    tasks = tuple(labels.task for labels in dataset.labels)
+    folder = prepare(dataset, found, tmp_path / "prepared", 2, lambda count: None)
+    prepared = open_prepared(found.layout, folder, tasks)
+    files = opened(dataset, layout, root)
+    shards = open_photos(dataset, prepared, folder, STANDARD)
+    lossy = shards.fingerprint != files.fingerprint
+    assert shards.fingerprint == files.fingerprint + ("-float16" if lossy else "")
+    assert shards.generated
+    for split in ("train", "test"):
+        for one, other in zip(getattr(files, split), getattr(shards, split), strict=True):
+            assert torch.equal(one.image, other.image)
+            for task in tasks:
+                exact = all(array.dtype.kind != "f" for array in one.labels[task].stored)
+                assert exact or lossy
+                valid = one.masks[task] & other.masks[task]
+                assert torch.equal(one.masks[task], other.masks[task]) or not exact
+                assert valid.sum() > 0.99 * one.masks[task].sum()
+                before, after = (sample.targets[task][..., valid].double() for sample in (one, other))
+                # Half of the last of float16's 11 binary places, and what decoding makes of it.
+                assert torch.allclose(before, after, rtol=0 if exact else 2**-9, atol=0)

@@ -5,7 +5,12 @@ import torch
 
 from mtlprune_bench import UsageError
 from mtlprune_bench.components import discover, prunable
+from mtlprune_bench.config import Engine
+from mtlprune_bench.experiment import Request
 from mtlprune_bench.registry import load_registry
+from mtlprune_bench.run import Run
+from mtlprune_bench.store import Store
+from mtlprune_bench.suite import prepare_all
 
 NYU = {"segmentation": 40, "normals": 3}
 CITYSCAPES = {"segmentation": 19, "depth": 1}
@@ -103,3 +108,20 @@ def test_a_head_is_the_sum_of_its_branches(registry):
     head = network.heads["normals"]
     assert torch.equal(head(features), torch.stack([branch(features) for branch in head]).sum(0))
     assert [branch[0].dilation for branch in head] == [(1, 1), (2, 2), (4, 4), (6, 6)]
+
+
+def test_the_sparsity_of_a_small_network_is_counted_against_all_layers_of_the_whole(tmp_path, registry):
+    """A narrow ResNet has a projection where the whole one needs none, so their layers do not pair up."""
+    asked = Request(method="dense-small", dataset="nyuv2", sparsity=0.9, seed=0)
+    (experiment,) = prepare_all([asked], registry, lambda text: None)
+    small, whole = experiment.build_model(torch.device("cpu")), experiment.outline("multitask")
+    assert set(prunable(small)) - set(prunable(whole)), "a layer of its own"
+    rows = Run(experiment, Store(tmp_path), registry, Engine())._sparsities(small, {})
+    found = {row["component"]: row["value"] for row in rows}
+    for name, start in (("whole", ""), ("shared", "trunk."), ("normals", "heads.normals.")):
+        one, other = (
+            sum(weight.numel() for key, weight in prunable(network).items() if key.startswith(start))
+            for network in (small, whole)
+        )
+        assert found[name] == pytest.approx(1 - one / other, abs=1e-12)
+    assert found["whole"] >= 0.9

@@ -1,0 +1,46 @@
+"""Real images are learned by heart: what is wrong in reading, training or measuring them would show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mtlprune_bench import STANDARD
+from mtlprune_bench.commands import run_cli
+from mtlprune_bench.data.locate import locate
+from mtlprune_bench.data.photos import open_photos
+from mtlprune_bench.registry import load_registry
+from mtlprune_bench.store import Store, read_rows
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def learned(dataset, root, store):
+    """Return what a dense network reaches on the images that it was trained on, by task and metric."""
+    config = str(BENCHMARKS / f"overfit-{dataset}.toml")
+    with pytest.warns(UserWarning, match="Results on them measure memory"):
+        assert run_cli(["run", "--config", config, "--data-root", str(root), "--store", str(store)]) == 0
+    (folder,) = Store(store).runs()
+    return {(row["task"], row["metric"]): row["value"] for row in read_rows(folder) if row["split"] == "test"}
+
+
+@pytest.mark.slow
+def test_photographs_of_nyu(samples_folder, tmp_path):
+    reached = learned("nyuv2", samples_folder / "nyuv2_adashare", tmp_path)
+    assert reached["segmentation", "mean_iou"] > 0.8
+    assert reached["normals", "mean_angle"] < 8
+
+
+@pytest.mark.slow
+def test_a_view_of_taskonomy(samples_folder, tmp_path):
+    root = samples_folder / "taskonomy_style"
+    reached = learned("taskonomy", root, tmp_path)
+    assert reached["segmentation", "mean_iou"] > 0.8
+    dataset = load_registry().get("datasets", "taskonomy")
+    found = locate(dataset.files, root)
+    with pytest.warns(UserWarning, match="measure memory"):
+        targets = open_photos(dataset, found.layout, root, STANDARD).test[0].targets
+    for task in ("keypoints", "edges"):
+        constant = (targets[task] - targets[task].median()).abs().mean()
+        assert reached[task, "error"] < constant / 2, "half of the best constant's"
