@@ -389,7 +389,7 @@ def test_bad_splits_are_named(root, content, message):
 
 def test_an_image_of_both_splits_is_warned_of(root):
     split(root, train=[1, 2], test=[2, 3])
-    with pytest.warns(UserWarning, match=f"1 images of .*; the first is .*{MAT}, image 1"):
+    with pytest.warns(UserWarning, match=f"for training and for test, 1 in all; the first is .*{MAT}, image 1"):
         assert "1 OF THEM ALSO TRAINED ON" in opened(root).origin
 
 
