@@ -54,7 +54,7 @@ def test_a_view_of_taskonomy(samples_folder, tmp_path, capsys):
     dataset = load_registry().get("datasets", "taskonomy")
     found = locate(dataset.files, root)
     with pytest.warns(UserWarning, match="measure memory"):
-        targets = open_photos(dataset, found.layout, root, STANDARD).test[0].targets
+        targets = open_photos(dataset, found.layout, found.root, STANDARD).test[0].targets
     for task in ("keypoints", "edges"):
         constant = (targets[task] - targets[task].median()).abs().mean()
         assert reached[task, "error"] < constant / 2, "half of the best constant's"

@@ -77,7 +77,7 @@ def check_labels(dataset: Dataset, layout: Layout) -> None:
 
 
 def open_photos(dataset: Dataset, layout: Layout, root: Path, protocol: Protocol) -> Splits:
-    """Return the splits of `dataset` in `root`.
+    """Return the splits of `dataset` in `root`, where `locate` has found it: an absolute path without links.
 
     Where the files come without a validation set, a protocol that selects on the test set validates there,
     and any other holds out every tenth training image. Raises DataError where the layout lacks labels of the

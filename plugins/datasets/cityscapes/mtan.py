@@ -63,7 +63,7 @@ def signs(kinds: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
 MTAN = Layout(
     name="mtan",
     description="as MTAN ships it at 256 x 512: NumPy files in train and val, classes in label_7 and label_19",
-    source="https://www.dropbox.com/s/q2333k4eyrnezbh/cityscapes.zip (github.com/lorenmt/mtan)",
+    source="https://www.dropbox.com/s/q2333k4eyrnezbh/cityscapes.zip, 2.42 GB (github.com/lorenmt/mtan)",
     signs=signs(LARGE),
     index=partial(index, LARGE),
     image=read_image,
@@ -75,7 +75,7 @@ MTAN = Layout(
 MTAN_SMALL = Layout(
     name="mtan-small",
     description="as MTAN ships it at 128 x 256: NumPy files in train and val, 7 classes in label",
-    source="https://www.dropbox.com/s/lg2ktu7o8hzwf99/cityscapes2.zip (github.com/lorenmt/mtan)",
+    source="https://www.dropbox.com/s/lg2ktu7o8hzwf99/cityscapes2.zip, 651 MB (github.com/lorenmt/mtan)",
     signs=signs(SMALL),
     index=partial(index, SMALL),
     image=read_image,
