@@ -124,10 +124,11 @@ class Files:
     title: str
     folders: tuple[str, ...]
     layouts: tuple[Layout, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
     sizes: Mapping[str, int]
     licence: str
+    # ImageNet's: the released DiSparse code subtracts this mean, in [0, 255] and blue first, and divides by none.
+    mean: tuple[float, float, float] = (122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)

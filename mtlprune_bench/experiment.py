@@ -169,10 +169,8 @@ def open_dataset(request: Request, registry: Registry) -> OpenDataset:
     if data.root or data.require_real or not dataset.stand_in:
         place, source = f"in {root}", dataset.source
         if dataset.files:
-            place, source = (
-                searched(dataset.files, data.root),
-                f"Where to get them: mtlbench data info {dataset.name}.",
-            )
+            place = searched(dataset.files, data.root)
+            source = f"Where to get them: mtlbench data info {dataset.name}."
         raise DataError(f"The files of {dataset.name} were not found {place}. {source}".strip())
     return _open_stand_in(dataset, asked, registry)
 

@@ -15,10 +15,6 @@ FILES = Files(
     title="Cityscapes",
     folders=("cityscapes", "cityscape"),
     layouts=(ADASHARE, MTAN, MTAN_SMALL, OFFICIAL),
-    # The released code's, there in [0, 255] and blue first.
-    mean=(122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255),
-    # ImageNet's; the released code divides by none.
-    std=(0.229, 0.224, 0.225),
     sizes={"train": 2975, "test": 500},
     licence="for research and other non-commercial use, after registration: the terms at cityscapes-dataset.com",
 )

@@ -14,10 +14,6 @@ FILES = Files(
     title="NYU-v2",
     folders=("nyuv2", "nyudepthv2", "nyu"),
     layouts=(ADASHARE, MTAN, OFFICIAL),
-    # The released code's, there in [0, 255] and blue first.
-    mean=(122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255),
-    # ImageNet's; the released code divides by none.
-    std=(0.229, 0.224, 0.225),
     sizes={"train": 795, "test": 654},
     licence="for research; no licence is stated",
 )

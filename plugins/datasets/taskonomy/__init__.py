@@ -13,10 +13,6 @@ FILES = Files(
     title="Tiny-Taskonomy",
     folders=("taskonomy", "tinytaskonomy"),
     layouts=LAYOUTS,
-    # The released code's, there in [0, 255] and blue first.
-    mean=(122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255),
-    # ImageNet's; the released code divides by none.
-    std=(0.229, 0.224, 0.225),
     # Of the test buildings in MultiMAE's lists; those of the others are not published.
     sizes={"test": 54_514},
     licence=(
