@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mtlprune_bench.files import checksum, locked, set_aside, write_atomic, write_text
     from mtlprune_bench.gradients import Voter, untouched, voter_gradients
     from mtlprune_bench.hookspecs import Register, hookimpl
+    from mtlprune_bench.jobs import Job, Outcome, Runner, Slot, Work, lost
     from mtlprune_bench.learned import AdaptiveWeights, LearnedMethod
     from mtlprune_bench.method import (
         AT_INIT,
@@ -77,6 +78,7 @@ _HOME = {
     "hookspecs": ["Register", "hookimpl"],
     "data.indexes": ["inside", "numbered", "read_index"],
     "data.layouts": ["Column", "Entry", "Index", "Layout", "Place"],
+    "jobs": ["Job", "Outcome", "Runner", "Slot", "Work", "lost"],
     "learned": ["AdaptiveWeights", "LearnedMethod"],
     "method": [
         "AT_INIT",

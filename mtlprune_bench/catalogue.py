@@ -9,9 +9,9 @@ from typing import Any
 from mtlprune_bench.adapters import Dataset, Model
 from mtlprune_bench.config import Engine
 from mtlprune_bench.errors import unknown
-from mtlprune_bench.experiment import DataSettings
 from mtlprune_bench.learned import LearnedMethod
 from mtlprune_bench.method import Method
+from mtlprune_bench.opening import DataSettings
 from mtlprune_bench.protocols import PROTOCOLS, STANDARD, Protocol
 from mtlprune_bench.registry import KINDS, Entry, Registry
 from mtlprune_bench.tasks import Metric, Task
@@ -102,18 +102,18 @@ def _describe(registry: Registry, entry: Entry) -> Iterator[Table]:
     elif isinstance(value, Task | Metric):
         task = value.name if isinstance(value, Task) else value.task
         yield _metrics([other for other in registry.of_kind("metrics") if other.value.task == task])
-    elif settings := list(_settings(value)):
+    elif settings := list(_settings(value, "runner." if entry.kind == "runners" else "")):
         yield "settings", settings, SETTINGS
 
 
-def _settings(value: Any) -> Iterator[list[str]]:
+def _settings(value: Any, prefix: str) -> Iterator[list[str]]:
     """Yield a row for each setting of a method, a model, a metric or any other registered dataclass."""
     if isinstance(value, Method | LearnedMethod):
         yield from _method(value)
     elif isinstance(value, Model):
         yield from _fields(value.settings, "model.", "this model")
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield from _fields(value, "", "this class")
+        yield from _fields(value, prefix, "this class")
 
 
 def _method(method: Method | LearnedMethod) -> Iterator[list[str]]:

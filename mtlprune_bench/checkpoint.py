@@ -20,6 +20,7 @@ from mtlprune_bench.masks import Masks, pack, unpack
 HEADER = "mtlprune-bench"
 WEIGHTS = "weights.safetensors"
 MASKS = "masks.safetensors"
+SCORES = "scores.safetensors"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
@@ -85,6 +86,27 @@ def load_masks(path: Path) -> dict[str, Tensor] | None:
         return None
     bits, facts = loaded
     return {name: unpack(bits[name], shape) for name, shape in facts["shapes"].items()}
+
+
+def save_scores(path: Path, scores: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Write `scores`, by voter and weight, to `path`. Raises StoreError."""
+    tensors = {
+        f"{number}.{name}": score for number, own in enumerate(scores.values()) for name, score in own.items()
+    }
+    save_tensors(path, tensors, {"voters": list(scores)})
+
+
+def load_scores(path: Path) -> dict[str, dict[str, Tensor]] | None:
+    """Return the scores of `path`, or None where there is no such file, as `load_tensors` does."""
+    loaded = load_tensors(path)
+    if loaded is None:
+        return None
+    scores: dict[str, dict[str, Tensor]] = {voter: {} for voter in loaded[1]["voters"]}
+    voters = list(scores.values())
+    for key, score in loaded[0].items():
+        number, _, name = key.partition(".")
+        voters[int(number)][name] = score
+    return scores
 
 
 def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:

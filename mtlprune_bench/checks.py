@@ -47,7 +47,12 @@ def _check_start(experiment: Experiment, method: Method) -> None:
 
 
 def _check_plan(experiment: Experiment, method: Method) -> None:
-    """Raise UsageError for a plan, of a schedule that came with a plugin, that training cannot follow."""
+    """Raise UsageError for a scorer or a plan, which came with a plugin, that no run can use."""
+    if method.score is not None and not hasattr(method.score, "passes"):
+        raise UsageError(
+            f"Scorer '{method.score.name}' cannot say what it costs: give it passes(voters), which returns its "
+            "numbers of forward and backward passes."
+        )
     plan = experiment.plan
     trainings = spans(plan, experiment.config.recipe.steps)
     if sum(len(span.updates) for span in trainings) != len(plan) or any(span.steps < 1 for span in trainings):

@@ -71,15 +71,20 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """How runs are executed; none of it changes a number on one device."""
+    """How runs are executed; none of it changes a number, but for the order of sums on several devices."""
 
     device: str = field(default="auto", metadata={"help": "auto, cpu, cuda or cuda:N"})
+    devices: int = field(
+        default=1, metadata={"help": "devices that one run is shared out over; on the CPU, processes"}
+    )
     workers: int = field(default=0, metadata={"help": "processes that read training samples; 0: none"})
     checkpoint_seconds: float = field(
         default=60.0, metadata={"help": "time between two checkpoints; what a kill can cost at most"}
     )
 
     def __post_init__(self) -> None:
+        if self.devices < 1:
+            raise UsageError(f"devices of the engine is {self.devices}; it must be 1 or more.")
         for name in ("workers", "checkpoint_seconds"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"{name} of the engine is {getattr(self, name)}; it must be 0 or more.")
@@ -183,39 +188,3 @@ def _simple(given: Any, kind: Any) -> Any:
     if kind is str and isinstance(given, str):
         return given
     raise TypeError
-
-
-def parse_settings(assignments: typing.Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return nested settings from lines such as `train.lr=1e-3` or `method.score.batches=10`.
-
-    Raises UsageError for a line without a dotted name or a value.
-    """
-    settings: dict[str, Any] = {}
-    for line in assignments:
-        name, equals, text = line.partition("=")
-        path = name.strip().split(".")
-        if not equals or len(path) < 2 or not all(path):
-            raise UsageError(f"'{line}' is no setting; write SECTION.NAME=VALUE, such as train.lr=1e-3.")
-        change: Any = text.strip()
-        for part in reversed(path):
-            change = {part: change}
-        settings = merge_settings(settings, change)
-    return settings
-
-
-def merge_settings(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with `changes`, which win; a name and settings of one thing are kept together.
-
-    `method.score` may be a name in one and settings in the other: both hold.
-    """
-    merged = dict(base)
-    for key, change in changes.items():
-        present = merged.get(key)
-        if isinstance(change, Mapping) and present is not None:
-            inner = present if isinstance(present, Mapping) else {"name": present}
-            merged[key] = merge_settings(inner, change)
-        elif isinstance(present, Mapping):
-            merged[key] = {**present, "name": change}
-        else:
-            merged[key] = change
-    return merged

@@ -50,11 +50,15 @@ class Cost:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a run: its name, its planned cost (steps and passes), and more in words."""
+    """A part of a run: its name, its planned cost (steps and passes), and more in words.
+
+    `stage` is the key of the stage that does it for all runs that need the same, "" where it is the run's own.
+    """
 
     name: str
     cost: Cost
     detail: str = ""
+    stage: str = ""
 
 
 def parts(experiment: Experiment) -> list[Part]:
@@ -62,35 +66,39 @@ def parts(experiment: Experiment) -> list[Part]:
     config = experiment.config
     method, recipe = config.method, config.recipe
     if isinstance(method, LearnedMethod):
-        dense = [_training("dense training", config.train.steps)] if method.checkpoint == FROM_TRAINED else []
+        dense = [_dense(experiment)] if method.checkpoint == FROM_TRAINED else []
         return [*dense, _training("training", recipe.steps, f"a threshold for each {method.group_by}")]
     networks = len(config.labels) if method.network == SINGLE_TASK else 1
     found = []
-    if method.pretrained or not experiment.plan:
-        found.append(
-            _training("dense training", config.train.steps, "shared by all runs with this seed", networks)
-        )
+    if experiment.needs_dense:
+        found.append(_dense(experiment, networks))
     rewind = experiment.rewind
     if rewind:
-        found.append(_training("training to rewind to", rewind, "the same steps once more", networks))
+        detail = "the same steps once more"
+        found.append(_training("training to rewind to", rewind, detail, networks, experiment.rewind_key))
     voters = 1 if method.scope == JOINT else len(config.labels)
     for number, span in enumerate(spans(experiment.plan, recipe.steps) if experiment.plan else ()):
-        lots = {
-            "masks before training": [span.first] if span.first else [],
-            f"updates while training ({len(span.later)})": span.later,
-        }
-        for name, updates in lots.items():
-            if updates:
-                cost = sum((_scoring(method, update, voters, networks) for update in updates), Cost())
-                found.append(Part(name, cost, _words(method, voters)))
+        words = _words(method, voters)
+        if span.first:
+            stage = "" if number else experiment.scores_key
+            cost = _scoring(method, span.first, voters, networks)
+            found.append(Part("masks before training", cost, words, stage))
+        if span.later:
+            cost = sum((_scoring(method, update, voters, networks) for update in span.later), Cost())
+            found.append(Part(f"updates while training ({len(span.later)})", cost, words))
         weights = f"the weights of step {rewind}" if rewind else f"{method.start.train_from} weights"
         detail = "" if number and not method.start.rewinds else f"from {weights}"
         found.append(_training(method.budget, span.steps - rewind, detail, networks))
     return found
 
 
-def _training(name: str, steps: int, detail: str = "", networks: int = 1) -> Part:
-    return Part(name, Cost(steps, steps * networks, steps * networks), detail)
+def _dense(experiment: Experiment, networks: int = 1) -> Part:
+    detail, config = "shared by all runs with this seed", experiment.config
+    return _training("dense training", config.train.steps, detail, networks, config.dense_key)
+
+
+def _training(name: str, steps: int, detail: str = "", networks: int = 1, stage: str = "") -> Part:
+    return Part(name, Cost(steps, steps * networks, steps * networks), detail, stage)
 
 
 def _words(method: Method, voters: int) -> str:

@@ -3,84 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 from torch import nn
 
-from mtlprune_bench.adapters import DataRequest, Dataset, Model, Splits
+from mtlprune_bench.adapters import Model
 from mtlprune_bench.checkpoint import WEIGHTS
 from mtlprune_bench.config import Engine, RunConfig, convert, digest, override
-from mtlprune_bench.data.find import find, prepared_copy
-from mtlprune_bench.data.locate import searched
-from mtlprune_bench.data.photos import open_photos
-from mtlprune_bench.errors import DataError, UsageError, unknown
+from mtlprune_bench.errors import UsageError, unknown
 from mtlprune_bench.files import checksum
 from mtlprune_bench.learned import FROM_TRAINED, LearnedMethod
 from mtlprune_bench.method import Method
 from mtlprune_bench.networks import MULTITASK, SMALL, build_network
-from mtlprune_bench.protocols import PROTOCOLS, Protocol
+from mtlprune_bench.opening import OpenDataset
 from mtlprune_bench.recipe import Recipe
 from mtlprune_bench.registry import Registry
+from mtlprune_bench.request import SECTIONS, Request
 from mtlprune_bench.schedules import Update
 from mtlprune_bench.seeds import derive
 from mtlprune_bench.tasks import Metric, Objective
-
-SECTIONS = ("method", "model", "data", "train", "finetune", "engine")
-"""The sections of settings, as in `--set train.lr=1e-3`."""
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """Where data come from."""
-
-    root: str | None = field(
-        default=None, metadata={"help": "folder with the dataset's files; default $MTLBENCH_DATA"}
-    )
-    layout: str | None = field(
-        default=None, metadata={"help": "how the files lie in it, where that is not clear; default: detected"}
-    )
-    require_real: bool = field(
-        default=False, metadata={"help": "stop where the files are not found, instead of running a stand-in"}
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """One run as a user asks for it; `settings` are by section, `model` None stands for the dataset's."""
-
-    method: str
-    dataset: str
-    sparsity: float
-    seed: int
-    model: str | None = None
-    protocol: str = "standard"
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenDataset:
-    """A dataset whose samples can be read, or its stand-in, with the model and recipes that go with it."""
-
-    dataset: Dataset
-    splits: Splits
-    protocol: Protocol
-    stand_in: bool
-    model: str
-    train: Recipe
-    finetune: Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A run, ready to be executed; `changes` says in words how its method departs from the registered one."""
 
+    request: Request
     config: RunConfig
     opened: OpenDataset
     objective: Objective
@@ -111,6 +64,38 @@ class Experiment:
         return 0 if isinstance(method, LearnedMethod) else method.start.rewind
 
     @property
+    def rewind_key(self) -> str:
+        """Return the name of the dense training that stops at the step rewound to; "" for none."""
+        return f"{self.config.dense_key}-step-{self.rewind}" if self.rewind else ""
+
+    @property
+    def scores_key(self) -> str:
+        """Return the name of the scores that the first masks are made of; "" where others cannot use them.
+
+        They do not depend on sparsity, arbiter or allocation. Scores made in rounds do, and those that take no
+        passes through the network need not be kept.
+        """
+        method, plan = self.config.method, self.plan
+        if isinstance(method, LearnedMethod) or not plan or method.score is None:
+            return ""
+        before_training = plan[0].step == 0 and plan[0].regrow is None
+        if not before_training or method.rounds > 1 or not any(method.score.passes(len(self.objective.tasks))):
+            return ""
+        described = {
+            "network": self.config.dense_key,
+            "score": method.score,
+            "scope": method.scope,
+            "pretrained": method.pretrained,
+        }
+        return f"scores-{self.config.dataset}-s{self.config.seed}-{digest(described)}"
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Return the names of the stages that it may share with other runs."""
+        keys = (self.config.dense_key if self.needs_dense else "", self.rewind_key, self.scores_key)
+        return tuple(key for key in keys if key)
+
+    @property
     def small(self) -> bool:
         """Return whether the network is made small, as a control, instead of being pruned."""
         return self._network == SMALL
@@ -128,82 +113,13 @@ class Experiment:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(self.config.seed, purpose))
             network = build_network(self.model, channels, settings, self._network, self.config.sparsity)
-        return network.to(device)
+        return network.to(device, torch.float64 if self.config.train.double else None)
 
     def outline(self, kind: str | None = None) -> nn.Module:
         """Return the network, or that of another `kind`, on the meta device: shapes without numbers."""
         channels, settings = self.objective.channels(), self.config.model_settings
         with torch.device("meta"):
             return build_network(self.model, channels, settings, kind or self._network, self.config.sparsity)
-
-
-def cache_folder() -> Path:
-    """Return where generated samples are kept: $MTLBENCH_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("MTLBENCH_CACHE") or platformdirs.user_cache_dir("mtlprune-bench"))
-
-
-def open_dataset(request: Request, registry: Registry) -> OpenDataset:
-    """Return the dataset that `request` names, or its stand-in where its files are not found.
-
-    Raises UsageError for an unknown name and DataError where the files are wrong, or are missing though the
-    user named their folder or required them.
-    """
-    dataset: Dataset = registry.get("datasets", request.dataset)
-    protocol = _protocol(request.protocol)
-    data = override(DataSettings(), request.settings.get("data", {}), "data")
-    root = data.root or os.environ.get("MTLBENCH_DATA")
-    asked = DataRequest(dataset.labels, protocol, Path(root) if root else None, cache_folder())
-    if data.root and not asked.root.is_dir():  # type: ignore[union-attr]
-        raise DataError(f"There is no folder {data.root}. Name the one that holds the files of {dataset.name}.")
-    splits = _open_files(dataset, asked, data)
-    if splits is not None:
-        return OpenDataset(
-            dataset=dataset,
-            splits=splits,
-            protocol=protocol,
-            stand_in=splits.generated,
-            model=dataset.model,
-            train=dataset.train,
-            finetune=dataset.finetune,
-        )
-    if data.root or data.require_real or not dataset.stand_in:
-        place, source = f"in {root}", dataset.source
-        if dataset.files:
-            place = searched(dataset.files, data.root)
-            source = f"Where to get them: mtlbench data info {dataset.name}."
-        raise DataError(f"The files of {dataset.name} were not found {place}. {source}".strip())
-    return _open_stand_in(dataset, asked, registry)
-
-
-def _open_files(dataset: Dataset, asked: DataRequest, data: DataSettings) -> Splits | None:
-    """Return the splits of `dataset`, None where its files are not found; prepared ones are preferred."""
-    if dataset.files is None:
-        assert dataset.open is not None, "a dataset has files or open"
-        return dataset.open(asked)
-    found = find(dataset, data.root, data.layout)
-    if found is None:
-        return None
-    tasks = tuple(labels.task for labels in dataset.labels)
-    found = prepared_copy(dataset.files, found, tasks, asked.cache) or found
-    splits = open_photos(dataset, found.layout, found.root, asked.protocol)
-    _ = splits.train[0].targets  # what is wrong with every image is said now, not when training starts
-    return splits
-
-
-def _open_stand_in(dataset: Dataset, asked: DataRequest, registry: Registry) -> OpenDataset:
-    """Return generated samples with the tasks of `dataset`."""
-    generator: Dataset = registry.get("datasets", dataset.stand_in)
-    splits = generator.open(asked) if generator.open else None
-    assert splits is not None, "a generated dataset needs no files"
-    return OpenDataset(
-        dataset=dataset,
-        splits=splits,
-        protocol=asked.protocol,
-        stand_in=True,
-        model=generator.model,
-        train=generator.train,
-        finetune=generator.finetune,
-    )
 
 
 def prepare(request: Request, registry: Registry, opened: OpenDataset) -> Experiment:
@@ -224,6 +140,11 @@ def prepare(request: Request, registry: Registry, opened: OpenDataset) -> Experi
     override(Engine(), request.settings.get("engine", {}), "engine")  # checked here, though no part of a run
     train = override(opened.train, request.settings.get("train", {}), "train")
     finetune = override(opened.finetune, request.settings.get("finetune", {}), "finetune")
+    if method.budget == "finetune" and train.double != finetune.double:
+        raise UsageError(
+            "Precision fp64 is that of the weights, through all of a run; set train.precision and "
+            "finetune.precision to it, as --precision fp64 does."
+        )
     labels = {label.task: label for label in opened.dataset.labels}
     config = RunConfig(
         method=method,
@@ -247,6 +168,7 @@ def prepare(request: Request, registry: Registry, opened: OpenDataset) -> Experi
         protocol=opened.protocol,
     )
     experiment = Experiment(
+        request=request,
         config=config,
         opened=opened,
         objective=objective,
@@ -269,12 +191,6 @@ def _checkpoint(method: Method | LearnedMethod) -> str:
     if not Path(path).is_file():
         raise UsageError(f"There is no file {path} to start from; method.checkpoint names a run's {WEIGHTS}.")
     return checksum(Path(path))
-
-
-def _protocol(name: str) -> Protocol:
-    if name not in PROTOCOLS:
-        raise unknown("protocol", name, PROTOCOLS)
-    return PROTOCOLS[name]
 
 
 def configure_method(
@@ -347,4 +263,7 @@ def recipe_text(recipe: Recipe | None) -> str:
     """Return a recipe in words, with a hash of all of it; "" for none."""
     if recipe is None:
         return ""
-    return f"{recipe.steps} steps, batch {recipe.batch}, crop {recipe.crop} [{digest(recipe)[:6]}]"
+    words = f"{recipe.steps} steps, batch {recipe.batch}"
+    words += f" in {recipe.accumulate} pieces" if recipe.accumulate > 1 else ""
+    words += f", crop {recipe.crop}" + (f", {recipe.precision}" if recipe.precision != "fp32" else "")
+    return f"{words} [{digest(recipe)[:6]}]"

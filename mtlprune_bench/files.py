@@ -70,6 +70,19 @@ def discard(path: Path, error: Exception) -> None:
     warnings.warn(f"{path} is damaged ({reason}); it is kept as {kept.name} and made again.", stacklevel=3)
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether a living process holds the lock file `path`."""
+    if not path.exists():
+        return False
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return True
+    lock.release()
+    return False
+
+
 @contextlib.contextmanager
 def locked(path: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock file `path`; where another process has it, call `on_wait(its process id)` and wait.

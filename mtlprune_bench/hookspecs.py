@@ -64,7 +64,7 @@ def register_metrics(register: Register) -> None:
 
 @hookspec
 def register_runners(register: Register) -> None:
-    """Call `register(runner)` for each way to execute a list of runs: a `Runner`."""
+    """Call `register(runner)` for each way to carry out jobs: a frozen object with a `name`, a `Runner`."""
 
 
 @hookspec

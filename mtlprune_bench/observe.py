@@ -29,11 +29,12 @@ class RunInfo:
 
 
 class Observers:
-    """Calls the observer hooks of all plugins for one run."""
+    """Calls the observer hooks of all plugins for one run, if they are to be `told`: by one of its processes."""
 
-    def __init__(self, registry: Registry, run: RunInfo) -> None:
+    def __init__(self, registry: Registry, run: RunInfo, told: bool = True) -> None:
         self.run = run
         self._hook = registry.hook
+        self._told = told
 
     def run_started(self) -> None:
         """Tell that the run, or its next stage, begins."""
@@ -45,7 +46,7 @@ class Observers:
 
     def masks_updated(self, step: int, before: Masks, after: Masks) -> None:
         """Tell how the masks changed; they are copied only if somebody listens."""
-        if self._hook.masks_updated.get_hookimpls():
+        if self._told and self._hook.masks_updated.get_hookimpls():
             copies = [{name: mask.clone() for name, mask in masks.items()} for masks in (before, after)]
             self._tell("masks_updated", step=step, before=copies[0], after=copies[1])
 
@@ -58,7 +59,7 @@ class Observers:
         self._tell("run_finished", rows=[dict(row) for row in rows])
 
     def _tell(self, event: str, **facts: Any) -> None:
-        for implementation in getattr(self._hook, event).get_hookimpls():
+        for implementation in getattr(self._hook, event).get_hookimpls() if self._told else ():
             known = {"run": self.run, **facts}
             try:
                 implementation.function(**{name: known[name] for name in implementation.argnames})

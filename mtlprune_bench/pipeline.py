@@ -14,9 +14,10 @@ from mtlprune_bench.costs import reset_peak_memory
 from mtlprune_bench.learned import FROM_TRAINED, LearnedMethod
 from mtlprune_bench.masks import Masks
 from mtlprune_bench.method import Method
-from mtlprune_bench.prune import make_masks
+from mtlprune_bench.prune import make_masks, scores_of
 from mtlprune_bench.regrow import regrow_masks
 from mtlprune_bench.schedules import Span, Update, spans
+from mtlprune_bench.scorers import Scores
 from mtlprune_bench.seeds import derive
 from mtlprune_bench.stages import Stages
 from mtlprune_bench.state import load_weights, weights_of
@@ -37,6 +38,24 @@ def prepare_network(stages: Stages, model: nn.Module) -> Masks:
         return {}
     masks = stages.load(stages.folder, model)
     return _prune(stages, method, model) if masks is None else masks
+
+
+def share_scores(stages: Stages, model: nn.Module) -> None:
+    """Keep the scores of `model`, which has its initial weights, that runs at several sparsities begin with."""
+    method = stages.config.method
+    assert isinstance(method, Method), "a learned method has no scores"
+
+    def make() -> Scores:
+        if method.start.pretrained:
+            stages.dense(model)
+        return scores_of(method, method.score, stages.scoring(model, scoring_at(0)))
+
+    stages.keep_scores(make)
+
+
+def scoring_at(step: int) -> str:
+    """Return what the batches and the seed of the scoring before `step` depend on."""
+    return f"score at {step}"
 
 
 def _prune(stages: Stages, method: Method, model: nn.Module) -> Masks:
@@ -79,15 +98,17 @@ def _start_masks(stages: Stages, model: nn.Module, folder: Path, span: Span, mas
     """Return the masks before a training's first step; scores are computed once, however often it is resumed."""
     if span.first is None:
         return masks
-    kept = load_masks(folder / START_MASKS)
+    kept = stages.processes.from_first(lambda: load_masks(folder / START_MASKS))
     if kept is None:
         since = time.monotonic()
         reset_peak_memory(stages.device)
         method = stages.config.method
         assert isinstance(method, Method), "only a Method has a plan"
-        scoring = stages.scoring(model, f"score at {span.start}")
-        kept = make_masks(method, scoring, span.first.sparsity, masks)
-        save_masks(folder / START_MASKS, kept)
+        scoring = stages.scoring(model, scoring_at(span.start))
+        scores = stages.kept_scores(folder) if span.start == 0 else None
+        kept = stages.processes.agree(make_masks(method, scoring, span.first.sparsity, masks, scores))
+        if stages.processes.first:
+            save_masks(folder / START_MASKS, kept)
         stages.keep_cost(folder, START_MASKS, time.monotonic() - since)
     return {name: mask.to(stages.device) for name, mask in kept.items()}
 
@@ -114,13 +135,14 @@ def _train_span(
     def remake(update: Update, current: Masks, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         step = span.start + update.step
         if update.regrow is None:
-            scoring = stages.scoring(model, f"score at {step}", batch)
-            return make_masks(method, scoring, update.sparsity, None if stale else current), {}
+            scoring = stages.scoring(model, scoring_at(step), batch)
+            masks = make_masks(method, scoring, update.sparsity, None if stale else current)
+            return stages.processes.agree(masks), {}
         regrown = regrow_masks(method, stages.scoring(model, f"regrow at {step}", batch), update, current)
         fresh = regrown.grown
         if method.grown == "kept":
             fresh = {name: grown & ~current[name] for name, grown in fresh.items()}
-        return regrown.masks, fresh
+        return stages.processes.agree(regrown.masks), stages.processes.agree(fresh)
 
     stale = method.removed == "stale"
     return stages.train(

@@ -29,30 +29,37 @@ def voters_of(scope: str, loss_weights: Mapping[str, float], components: Compone
     return tuple(Voter(task, {task: 1.0}, components.used_by(task)) for task in loss_weights)
 
 
-def make_masks(method: Method, scoring: Scoring, target: float, current: Masks | None = None) -> dict[str, Tensor]:
+def make_masks(
+    method: Method, scoring: Scoring, target: float, current: Masks | None = None, scores: Scores | None = None
+) -> dict[str, Tensor]:
     """Return the masks by which `method` brings the network to sparsity `target`.
 
     With `current` masks (empty: dense so far) weights already removed stay removed. With several rounds each
-    keeps the same fraction of what the one before it left, which it scores with the rest set to zero. Raises
-    SparsityError where scores are not finite or the masks are not as sparse as asked.
+    keeps the same fraction of what the one before it left, which it scores with the rest set to zero. `scores`
+    of a dense network are taken where they were made before, for a method with one round. Raises SparsityError
+    where scores are not finite or the masks are not as sparse as asked.
     """
+    assert scores is None or not (current or method.rounds > 1), "kept scores are those of a dense network"
     if isinstance(method.calibration, FixedRatio):
-        scores = scores_of(method, method.score, scoring, current)
+        scores = scores or scores_of(method, method.score, scoring, current)
         return fixed_masks(method, scores, scoring.voters, target, method.calibration)
     density = 1 - sparsity(current) if current else 1.0
     masks = dict(current or {})
     with _weights_restored(scoring, method.rounds > 1):
         for number in range(1, method.rounds + 1):
             aim = 1 - density * ((1 - target) / density) ** (number / method.rounds)
-            masks = _one_round(method, scoring, aim if number < method.rounds else target, masks)
+            aim = aim if number < method.rounds else target
+            masks = _one_round(method, scoring, aim, masks, scores)
             if number < method.rounds:
                 _zero(scoring, masks)
     return masks
 
 
-def _one_round(method: Method, scoring: Scoring, target: float, current: Masks) -> dict[str, Tensor]:
+def _one_round(
+    method: Method, scoring: Scoring, target: float, current: Masks, scores: Scores | None
+) -> dict[str, Tensor]:
     """Return masks of sparsity `target` from scores of the weights as they are, within `current` masks."""
-    scores = scores_of(method, method.score, scoring, current)
+    scores = scores or scores_of(method, method.score, scoring, current)
     shapes = {name: tuple(weight.shape) for name, weight in scoring.weights.items()}
     kept = kept_count(sum(map(math.prod, shapes.values())), target)
     masks: dict[str, Tensor] = {}

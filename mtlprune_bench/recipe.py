@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import typing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from mtlprune_bench.errors import UsageError
+
+Precision = Literal["fp32", "bf16", "fp16", "fp64"]
 
 
 def setting(default: Any, help: str) -> Any:
@@ -23,6 +26,12 @@ class Recipe:
 
     steps: int = setting(20_000, "optimizer steps")
     batch: int = setting(16, "images a step")
+    accumulate: int = setting(
+        1, "pieces that a batch is cut into, one after the other; batch statistics are those of a piece"
+    )
+    precision: Precision = setting(
+        "fp32", "of forward passes in training; weights and all other passes are fp32, or fp64 throughout"
+    )
     crop: int = setting(321, "side of the square training crop, pixels")
     lr: float = setting(1e-3, "learning rate of the first step")
     lr_decay: float = setting(0.5, "factor on the learning rate every lr_decay_every steps")
@@ -37,14 +46,30 @@ class Recipe:
     update_stop: float = setting(0.75, "fraction of training after which masks change no more, in (0, 1)")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "crop", "lr_decay_every", "eval_batch", "select_every", "update_every"):
+        for name in (
+            "steps",
+            "batch",
+            "accumulate",
+            "crop",
+            "lr_decay_every",
+            "eval_batch",
+            "select_every",
+            "update_every",
+        ):
             self._check(name, getattr(self, name) >= 1, "1 or more")
+        self._check("accumulate", self.accumulate <= self.batch, f"at most batch, which is {self.batch}")
+        self._check("precision", self.precision in typing.get_args(Precision), "fp32, bf16, fp16 or fp64")
         for name in ("lr", "lr_decay", "scale_low"):
             self._check(name, 0 < getattr(self, name) < math.inf, "above 0")
         self._check("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         self._check("scale_high", self.scale_low <= self.scale_high < math.inf, "at least scale_low")
         self._check("update_stop", 0 < self.update_stop < 1, "in (0, 1)")
         self._check("mirror", 0 <= self.mirror <= 1, "in [0, 1]")
+
+    @property
+    def double(self) -> bool:
+        """Return whether weights and images have double precision."""
+        return self.precision == "fp64"
 
     def _check(self, name: str, good: bool, needed: str) -> None:
         if not good:

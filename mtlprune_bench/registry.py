@@ -52,11 +52,13 @@ class Failure:
 
 @dataclass
 class Registry:
-    """All registered things; `hook` calls the observers."""
+    """All registered things; `hook` calls the observers. `plugins` and `blocked` are what it was loaded with."""
 
     manager: pluggy.PluginManager
     entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    plugins: tuple[str, ...] = ()
+    blocked: tuple[str, ...] = ()
 
     @property
     def hook(self) -> pluggy.HookRelay:
@@ -75,7 +77,8 @@ class Registry:
         base, _, argument = name.partition(":")
         entry = self.entries.get((kind, name)) or self.entries.get((kind, base))
         if entry is None:
-            raise unknown(kind.removesuffix("s"), name, [entry.name for entry in self.of_kind(kind)])
+            problem = unknown(kind.removesuffix("s"), name, [entry.name for entry in self.of_kind(kind)])
+            raise UsageError(f"{problem} Others come with plugins: --plugin FILE, or MTLBENCH_PLUGINS.")
         takes = getattr(entry.value, "takes", "")
         if entry.name == name:
             if takes:
@@ -127,7 +130,7 @@ def load_registry(plugins: Sequence[str] = (), blocked: Sequence[str] = (), buil
     """
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
-    registry = Registry(manager)
+    registry = Registry(manager, plugins=tuple(plugins), blocked=tuple(blocked))
     for name in blocked:
         manager.set_blocked(name)
     seen = set()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -17,7 +19,7 @@ from mtlprune_bench.environment import environment, resolve_device
 from mtlprune_bench.errors import DivergedError, MtlbenchError, StoreError
 from mtlprune_bench.evaluate import Value, evaluate
 from mtlprune_bench.experiment import Experiment, differences, recipe_text
-from mtlprune_bench.files import locked, write_text
+from mtlprune_bench.files import is_locked, locked, write_text
 from mtlprune_bench.masks import Masks, sparsity
 from mtlprune_bench.networks import MULTITASK
 from mtlprune_bench.pipeline import prepare_network
@@ -28,6 +30,7 @@ from mtlprune_bench.store import (
     DIVERGED,
     FAILED,
     FINISHED,
+    LOCK,
     SPARSITY,
     WHOLE,
     Row,
@@ -39,31 +42,73 @@ from mtlprune_bench.store import (
 )
 
 
-def execute(experiment: Experiment, store: Store, registry: Registry, engine: Engine) -> list[Row]:
+def execute(
+    experiment: Experiment,
+    store: Store,
+    registry: Registry,
+    engine: Engine,
+    make: Callable[[], list[Row]] | None = None,
+) -> list[Row]:
     """Return the rows of `experiment`, from the store if it was run before, else by running it.
 
-    A run that fails becomes one row with its reason, and may be tried again; its checkpoints stay. Raises
-    StoreError where the store cannot be written, as no row can be kept then either.
+    `make` measures the rows somewhere else; without it, that is done in this process. A run that fails becomes
+    one row with its reason, and may be tried again; its checkpoints stay. Raises StoreError where the store cannot
+    be written, as no row can be kept then either.
     """
     folder = store.run_folder(experiment.config.run_id)
-    with locked(folder / ".lock", waiting(folder)):
+    with locked(folder / LOCK, waiting(folder)):
         rows = read_rows(folder)
         if rows and all(row["status"] == FINISHED for row in rows):
             return rows
         run = Run(experiment, store, registry, engine)
-        try:
-            rows = run.rows()
-        except StoreError:
-            raise
-        except DivergedError as error:
-            rows = [run.failure(DIVERGED, str(error))]
-        except Exception as error:
-            write_text(folder / "error.log", traceback.format_exc())
-            reason = str(error) if isinstance(error, MtlbenchError) else f"{type(error).__name__}: {error}"
-            rows = [run.failure(FAILED, reason)]
+        made: list[Row] = []
+        status, reason = attempt(folder, lambda: made.extend((make or run.rows)()))
+        rows = made if status == FINISHED else [run.failure(status, reason)]
         write_rows(folder, rows)
         run.stages.observers("finished").run_finished(rows)
     return rows
+
+
+def attempt(folder: Path, action: Callable[[], object]) -> tuple[str, str]:
+    """Return how `action` ended, a status and its reason; `folder` keeps the traceback of a failure.
+
+    Raises StoreError where the store cannot be written.
+    """
+    try:
+        action()
+    except StoreError:
+        raise
+    except DivergedError as error:
+        return DIVERGED, str(error)
+    except Exception as error:
+        write_text(folder / "error.log", traceback.format_exc())
+        return FAILED, str(error) if isinstance(error, MtlbenchError) else f"{type(error).__name__}: {error}"
+    return FINISHED, ""
+
+
+def write_plan(experiment: Experiment, store: Store) -> None:
+    """Write down what a run is, and which stages it refers to. Raises StoreError."""
+    folder = store.run_folder(experiment.config.run_id)
+    plan = {
+        "steps": experiment.config.recipe.steps,
+        "stages": list(experiment.stages),
+        "updates": [dataclasses.asdict(update) for update in experiment.plan],
+    }
+    write_json(folder / "config.json", describe(experiment.config))
+    write_json(folder / "plan.json", plan)
+
+
+def record_failure(experiment: Experiment, store: Store, registry: Registry, status: str, reason: str) -> None:
+    """Write down that a run failed, where its process could not, unless another one is at it now."""
+    folder = store.run_folder(experiment.config.run_id)
+    if is_locked(folder / LOCK):
+        return
+    with locked(folder / LOCK, waiting(folder)):
+        rows = read_rows(folder)
+        if not rows or rows[0]["status"] != FINISHED:
+            run = Run(experiment, store, registry, Engine(device="cpu"))
+            write_plan(experiment, store)
+            write_rows(folder, [run.failure(status, reason)])
 
 
 @dataclass
@@ -82,27 +127,26 @@ class Run:
         self.stages = Stages(self.experiment, self.store, self.registry, self.engine, self.device)
 
     def rows(self) -> list[Row]:
-        """Execute all stages and return what was measured."""
-        self._write_facts()
+        """Execute all stages and return what was measured; of several processes, in the first."""
+        if self.stages.processes.first:
+            self._write_facts()
         model = self.experiment.build_model(self.device)
         masks = prepare_network(self.stages, model)
+        if not self.stages.processes.first:
+            return []
         rows = self._measure(model, masks)
         self.stages.observers("evaluate").model_evaluated(self.config.recipe.steps, rows)
         return rows
 
     def _write_facts(self) -> None:
         """Write the configuration, the plan, and the environment of this session beside earlier ones."""
-        write_json(self.folder / "config.json", describe(self.config))
-        write_json(
-            self.folder / "plan.json",
-            {
-                "steps": self.config.recipe.steps,
-                "dense_stage": self.config.dense_key if self.experiment.needs_dense else None,
-                "updates": [dataclasses.asdict(update) for update in self.experiment.plan],
-            },
-        )
+        write_plan(self.experiment, self.store)
         sessions = read_json(self.folder / "environment.json") or []
-        write_json(self.folder / "environment.json", [*sessions, environment(self.device)])
+        write_json(self.folder / "environment.json", [*sessions, self._session()])
+
+    def _session(self) -> dict[str, object]:
+        """Return the environment of this session, and how many devices of its kind take part."""
+        return {**environment(self.device), "devices": self.stages.processes.count}
 
     def _measure(self, model: nn.Module, masks: Masks) -> list[Row]:
         """Return the rows: metrics on the test set, losses on all splits, and the sparsity of each component."""

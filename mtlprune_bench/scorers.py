@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mtlprune_bench.errors import UsageError
 from mtlprune_bench.gradients import Losses, Voter, untouched, voter_gradients
+from mtlprune_bench.processes import ALONE, Processes
 from mtlprune_bench.seeds import derive
 from mtlprune_bench.tasks import Batch
 
@@ -27,7 +28,8 @@ class Scoring:
     `batches(n)` gives the first n scoring batches, the same ones every time; `current` is the batch that the
     next training step will use, None before training. `losses(batch)` is a forward pass and gives each task's
     loss; `losses(batch, temperature)` divides the logits of tasks with classes first. `seed` is the scorer's
-    own.
+    own. All `processes` of a run score, and all have to come to the same scores: by doing all the work alike, or
+    by sharing it out.
     """
 
     model: nn.Module
@@ -37,6 +39,7 @@ class Scoring:
     batches: Callable[[int], Iterable[Batch]]
     seed: int
     current: Batch | None = None
+    processes: Processes = ALONE
 
     def generator(self, purpose: str) -> torch.Generator:
         """Return a CPU generator for `purpose`, seeded by `seed`."""
@@ -138,19 +141,33 @@ class Saliency:
                 }
 
     def _gradients(self, scoring: Scoring) -> Scores:
-        """Return the sum over batches of the gradients, or of their absolute values, by voter."""
+        """Return the sum over batches of the gradients, or of their absolute values, by voter.
+
+        Processes take turns at the pieces of batches; their sums are added up.
+        """
         totals = {
             voter.name: {name: torch.zeros_like(scoring.weights[name]).detach() for name in voter.weights}
             for voter in scoring.voters
         }
-        for batch in self._batches(scoring):
+        for number, batch in enumerate(self._batches(scoring)):
+            if not scoring.processes.takes(number):
+                self._pass_over(scoring, batch)
+                continue
             for voter, gradients in voter_gradients(
                 scoring.losses, batch, scoring.voters, scoring.weights, self.forward == "shared"
             ):
                 # abs(w * g) summed over batches is abs(w) times the sum of abs(g): w is the same in all.
                 for total, gradient in zip(totals[voter.name].values(), gradients, strict=True):
                     total.add_(gradient.abs() if self.merge == "absolute" else gradient)
+        scoring.processes.add_up([total for own in totals.values() for total in own.values()])
         return totals
+
+    def _pass_over(self, scoring: Scoring, batch: Batch) -> None:
+        """Draw the random numbers of a piece that another process scores, so that the next one has its own."""
+        if self.mode == "train":
+            with torch.no_grad():
+                for _ in range(1 if self.forward == "shared" else len(scoring.voters)):
+                    scoring.losses(batch)
 
     def _batches(self, scoring: Scoring) -> Iterator[Batch]:
         """Yield the pieces of batches to score on. Raises UsageError where there is no present batch."""

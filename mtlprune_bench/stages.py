@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -15,23 +17,34 @@ from torch import nn
 
 from mtlprune_bench.adapters import Samples
 from mtlprune_bench.batches import Stream, evaluation_batches
-from mtlprune_bench.checkpoint import MASKS, WEIGHTS, load_masks, load_tensors, save_masks, save_tensors
+from mtlprune_bench.checkpoint import (
+    MASKS,
+    SCORES,
+    WEIGHTS,
+    load_masks,
+    load_scores,
+    load_tensors,
+    save_masks,
+    save_scores,
+    save_tensors,
+)
 from mtlprune_bench.components import Components, discover, prunable
 from mtlprune_bench.config import Engine
-from mtlprune_bench.costs import Cost, keep_cost, peak_memory, reset_peak_memory
+from mtlprune_bench.costs import Cost, keep_cost, kept_cost, peak_memory, reset_peak_memory
 from mtlprune_bench.evaluate import total_loss
 from mtlprune_bench.experiment import Experiment
 from mtlprune_bench.files import locked
 from mtlprune_bench.masks import Masks
 from mtlprune_bench.method import Method
 from mtlprune_bench.observe import Observers, RunInfo
+from mtlprune_bench.processes import present
 from mtlprune_bench.prune import voters_of
 from mtlprune_bench.recipe import Recipe
 from mtlprune_bench.registry import Registry
-from mtlprune_bench.scorers import Scoring
+from mtlprune_bench.scorers import Scores, Scoring
 from mtlprune_bench.seeds import derive
 from mtlprune_bench.state import BEST, CHECKPOINT, load_weights, weights_of
-from mtlprune_bench.store import Store
+from mtlprune_bench.store import LOCK, Store
 from mtlprune_bench.tasks import Batch
 from mtlprune_bench.train import Training, Watch, train
 
@@ -50,7 +63,7 @@ def waiting(folder: Path) -> Callable[[str], None]:
 
 
 class Stages:
-    """The stages of one run, on one device."""
+    """The stages of one run, on one device; of several `processes` the first alone touches the store."""
 
     def __init__(
         self, experiment: Experiment, store: Store, registry: Registry, engine: Engine, device: torch.device
@@ -58,6 +71,7 @@ class Stages:
         self.experiment = experiment
         self.config = experiment.config
         self.device = device
+        self.processes = present()
         self.folder = store.run_folder(self.config.run_id)
         self._store = store
         self._registry = registry
@@ -66,7 +80,7 @@ class Stages:
     @cached_property
     def components(self) -> Components:
         """Return which tasks use which weight; a network is built for it."""
-        network = self.experiment.build_model(torch.device("cpu"))
+        network = self.experiment.build_model(torch.device("cpu")).float()
         return discover(network, torch.zeros(1, 3, DISCOVERY_SIZE, DISCOVERY_SIZE))
 
     def observers(self, stage: str, steps: int = 0) -> Observers:
@@ -83,29 +97,59 @@ class Stages:
             stage=stage,
             steps=steps,
         )
-        return Observers(self._registry, info)
+        return Observers(self._registry, info, told=self.processes.first)
 
-    def dense_folder(self, steps: int | None = None) -> Path:
-        """Return the folder of the dense training, or of its first `steps` steps."""
-        key = self.config.dense_key if steps is None else f"{self.config.dense_key}-step-{steps}"
-        return self._store.stage_folder(key)
+    def _holding(self, folder: Path) -> contextlib.AbstractContextManager[None]:
+        """Return what holds the lock of `folder` for all processes, which wait for what the first reads there."""
+        return locked(folder / LOCK, waiting(folder)) if self.processes.first else contextlib.nullcontext()
 
-    def dense(self, model: nn.Module, steps: int | None = None) -> None:
-        """Give `model` the weights after the dense training, or after its first `steps` steps.
+    def dense_folder(self, rewind: int = 0) -> Path:
+        """Return the folder of the dense training, or of its steps before the one that is rewound to."""
+        return self._store.stage_folder(self.experiment.rewind_key if rewind else self.config.dense_key)
+
+    def dense(self, model: nn.Module, rewind: int = 0) -> None:
+        """Give `model` the weights after the dense training, or those at the step that is rewound to.
 
         `model` has its initial weights. The first steps are made once more: to the bit the same on a CPU.
         """
-        folder = self.dense_folder(steps)
+        folder = self.dense_folder(rewind)
         recipe = self.config.train
-        with locked(folder / ".lock", waiting(folder)):
+        with self._holding(folder):
             if self.load(folder, model) is None:
-                short = {} if steps is None else {"select": None}
-                recipe = recipe if steps is None else dataclasses.replace(recipe, steps=steps)
+                short = {"select": None} if rewind else {}
+                recipe = dataclasses.replace(recipe, steps=rewind) if rewind else recipe
                 self.train(folder, DENSE, model, recipe, {}, **short)
+
+    def keep_scores(self, make: Callable[[], Scores]) -> None:
+        """Make the scores that runs at several sparsities prune by, and keep them, unless they are kept."""
+        folder = self._store.stage_folder(self.experiment.scores_key)
+        with self._holding(folder):
+            if self.processes.from_first(lambda: load_scores(folder / SCORES) is None):
+                since = time.monotonic()
+                reset_peak_memory(self.device)
+                scores = make()
+                if self.processes.first:
+                    save_scores(folder / SCORES, scores)
+                self.keep_cost(folder, SCORES, time.monotonic() - since)
+
+    def kept_scores(self, folder: Path) -> Scores | None:
+        """Return the scores kept for this run, if there are any; what they have cost is noted in `folder`."""
+        kept = self._store.stage_folder(self.experiment.scores_key)
+        shared = bool(self.experiment.scores_key)
+        scores = self.processes.from_first(lambda: load_scores(kept / SCORES)) if shared else None
+        if scores is None:
+            return None
+        if self.processes.first:
+            keep_cost(folder, SCORES, kept_cost(kept))
+        return {
+            voter: {name: score.to(self.device) for name, score in own.items()} for voter, own in scores.items()
+        }
 
     def load(self, folder: Path, model: nn.Module) -> Masks | None:
         """Give `model` what an earlier session trained in `folder` and return its masks; None: nothing yet."""
-        finished, masks = load_tensors(folder / WEIGHTS), load_masks(folder / MASKS)
+        finished, masks = self.processes.from_first(
+            lambda: (load_tensors(folder / WEIGHTS), load_masks(folder / MASKS))
+        )
         if finished is None or masks is None:
             return None
         load_weights(model, finished[0])
@@ -127,19 +171,23 @@ class Stages:
                 "seed": derive(self.config.seed, name),
                 "checkpoint_seconds": self._engine.checkpoint_seconds,
                 "watch": Watch(observers.step_finished, observers.masks_updated),
+                "processes": self.processes,
                 **more,
             }
         )
         trained = train(training, masks)
-        save_masks(folder / MASKS, trained.masks)
-        save_tensors(folder / WEIGHTS, weights_of(model), {"steps": recipe.steps})
-        self.keep_cost(folder, name, trained.seconds)
-        for leftover in (CHECKPOINT, BEST):
-            (folder / leftover).unlink(missing_ok=True)
+        if self.processes.first:
+            save_masks(folder / MASKS, trained.masks)
+            save_tensors(folder / WEIGHTS, weights_of(model), {"steps": recipe.steps})
+            self.keep_cost(folder, name, trained.seconds)
+            for leftover in (CHECKPOINT, BEST):
+                (folder / leftover).unlink(missing_ok=True)
         return trained.masks
 
     def keep_cost(self, folder: Path, name: str, seconds: float) -> None:
         """Write down the time and memory of a part of the work in `folder`."""
+        if not self.processes.first:
+            return
         keep_cost(folder, name, Cost(seconds=round(seconds, 3), peak_memory=round(peak_memory(self.device), 1)))
 
     def scoring(self, model: nn.Module, purpose: str, current: Batch | None = None) -> Scoring:
@@ -154,6 +202,7 @@ class Stages:
             batches=self._scoring_batches(purpose),
             seed=derive(self.config.seed, purpose),
             current=current,
+            processes=self.processes,
         )
 
     def _scoring_batches(self, purpose: str) -> Callable[[int], Iterable[Batch]]:
@@ -178,12 +227,14 @@ class Stages:
             seed=derive(self.config.seed, purpose),
             workers=self._engine.workers,
         )
-        return (batch.to(self.device) for batch in itertools.islice(stream.start(start), count))
+        dtype = torch.float64 if recipe.double else None
+        return (batch.to(self.device, dtype) for batch in itertools.islice(stream.start(start), count))
 
     def evaluation(self, split: Samples) -> Iterable[Batch]:
         """Return the batches of a split, in order and unchanged."""
         splits, objective = self.experiment.opened.splits, self.experiment.objective
-        return evaluation_batches(split, splits, objective, self.config.train.eval_batch)
+        batches = evaluation_batches(split, splits, objective, self.config.train.eval_batch)
+        return (batch.to(self.device, torch.float64) for batch in batches) if self.config.train.double else batches
 
     def _test_loss(self, model: nn.Module) -> float:
         """Return the loss on the test set, by which the released DiSparse code selects."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mtlprune_bench.checkpoint import load_tensors, save_tensors
 from mtlprune_bench.errors import StoreError
 from mtlprune_bench.masks import Masks
+from mtlprune_bench.processes import ALONE, Processes
 from mtlprune_bench.recipe import Recipe
 from mtlprune_bench.tensors import NamedTensors
 
@@ -62,8 +63,12 @@ class Learner(Protocol):
         """Return the optimizer's groups; "factor" in each is a multiple of the recipe's learning rate."""
         ...
 
-    def total(self, losses: Mapping[str, Tensor], step: int) -> Tensor:
-        """Return the loss to train on, a scalar, of the tasks' `losses` at `step`."""
+    def observe(self, losses: Mapping[str, Tensor], step: int) -> None:
+        """Take up the tasks' `losses` of the whole batch of `step`; called once a step."""
+        ...
+
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Return the loss to train on, a scalar, of the tasks' `losses`."""
         ...
 
     def after_backward(self) -> None:
@@ -96,6 +101,8 @@ class State:
     optimizer: torch.optim.Adam
     masks: dict[str, Tensor]
     learner: Learner | None
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler(enabled=False))
+    processes: Processes = ALONE
     step: int = 0
     best: float = math.inf
     seconds: float = 0.0
@@ -125,17 +132,19 @@ class State:
             tensors |= _named(f"adam.{name}", self.optimizer.state.get(parameter, {}))
         if self.learner is not None:
             tensors |= _named("learner", self.learner.state())
-        facts = {"step": self.step, "best": self.best, "seconds": self.spent()}
+        facts = {"step": self.step, "best": self.best, "seconds": self.spent(), "scaler": self.scaler.state_dict()}
         save_tensors(folder / CHECKPOINT, tensors, facts)
 
     def resume(self, folder: Path) -> None:
         """Take up the folder's checkpoint, if it has one."""
-        loaded = load_tensors(folder / CHECKPOINT)
+        loaded = self.processes.from_first(lambda: load_tensors(folder / CHECKPOINT))
         if loaded is None:
             return
         tensors, facts = loaded
         load_weights(self.model, _under("model", tensors))
         self.step, self.best, self.seconds = facts["step"], facts["best"], facts["seconds"]
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(facts["scaler"])
         devices = {name: parameter.device for name, parameter in self.model.named_parameters()}
         self.set_masks({name: mask.to(devices[name]) for name, mask in _under("mask", tensors).items()})
         for name, parameter in self.model.named_parameters():
@@ -148,9 +157,10 @@ class State:
 
     def take_best(self, folder: Path) -> None:
         """Put the selected weights and masks in the place of the last ones. Raises StoreError if they are gone."""
-        loaded = load_tensors(folder / BEST)
+        loaded = self.processes.from_first(lambda: load_tensors(folder / BEST))
         if loaded is None:
-            (folder / CHECKPOINT).unlink(missing_ok=True)
+            if self.processes.first:
+                (folder / CHECKPOINT).unlink(missing_ok=True)
             raise StoreError(f"The selected weights in {folder} are gone. Run again to train anew.")
         load_weights(self.model, _under("model", loaded[0]))
         self.masks = _under("mask", loaded[0])

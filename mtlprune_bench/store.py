@@ -53,6 +53,7 @@ COSTS = {"steps": "step", "forward": "pass", "backward": "pass", "seconds": "s",
 """The metrics, with their units, of what a run has cost; the last two differ from machine to machine."""
 
 ROWS = "rows.parquet"
+LOCK = ".lock"
 CHECKSUM = b"sha256"
 
 FINISHED = "finished"

@@ -109,10 +109,10 @@ class Batch:
     targets: Mapping[str, Tensor]
     masks: Mapping[str, Tensor]
 
-    def to(self, device: torch.device) -> Batch:
-        """Return the batch on `device`."""
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
+        """Return the batch on `device`; images are of type `dtype`, if given."""
         return Batch(
-            self.images.to(device, non_blocking=True),
+            self.images.to(device, dtype, non_blocking=True),
             {name: target.to(device, non_blocking=True) for name, target in self.targets.items()},
             {name: mask.to(device, non_blocking=True) for name, mask in self.masks.items()},
         )

@@ -75,11 +75,15 @@ class LossWeights:
         self._weights = torch.ones(len(tasks), dtype=torch.float64, device=device)
         self._seen = 0
 
-    def __call__(self, losses: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        """Return each task's weight, a float64 scalar, given its loss at `step`, counted from 0."""
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Return each task's weight, a float64 scalar."""
+        return dict(zip(self._tasks, self._weights, strict=True))
+
+    def observe(self, losses: Mapping[str, Tensor], step: int) -> None:
+        """Take up each task's loss at `step`, counted from 0."""
         if step >= self._begin:
             self._observe(torch.stack([losses[task].detach() for task in self._tasks]).double())
-        return dict(zip(self._tasks, self._weights, strict=True))
 
     def _observe(self, losses: Tensor) -> None:
         """Take up the losses [K] of a step, and renew the weights where the window was full before."""
@@ -179,14 +183,19 @@ class Learner:
             {"params": thresholds, "weight_decay": decay, "eps": method.eps, "factor": factor},
         ]
 
-    def total(self, losses: Mapping[str, Tensor], step: int) -> Tensor:
-        """Return the weighted multitask loss of `step`, counted from 0, a scalar; to be called once a step.
+    def observe(self, losses: Mapping[str, Tensor], step: int) -> None:
+        """Take up the losses of `step`, counted from 0, by which adaptive weights change; called once a step."""
+        if self._loss_weights is not None:
+            self._loss_weights.observe(losses, step)
+
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Return the weighted multitask loss, a scalar.
 
         No gradient flows through adaptive weights: they are constants in it.
         """
         if self._loss_weights is None:
             return self._objective.total(losses)
-        weights = self._loss_weights(losses, step)
+        weights = self._loss_weights.weights
         return self._objective.total({task: loss * weights[task].to(loss) for task, loss in losses.items()})
 
     def after_backward(self) -> None:

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from mtlprune_bench.checkpoint import save_tensors
 from mtlprune_bench.errors import DivergedError
 from mtlprune_bench.masks import Masks
+from mtlprune_bench.processes import ALONE, Processes
 from mtlprune_bench.recipe import Recipe
 from mtlprune_bench.schedules import Update
 from mtlprune_bench.seeds import derive
@@ -36,6 +37,9 @@ FLUSH_EVERY = 10
 """Steps between two looks at the losses on an accelerator, where looking waits for it."""
 
 HISTORY = "history.jsonl"
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""The precisions in which forward passes compute with fewer digits than weights have."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,9 @@ class Training:
     `plan` holds the updates to make on the way, and `update` makes the masks of one. With `stale` removed
     weights are hidden from the forward pass instead of being zero, and go on decaying under the optimizer.
     `learner` is for methods whose masks are trained. `batches(step)` gives the training batches from that
-    step on. `select(step)` is the loss by which the best weights are chosen, None where the last ones stand.
-    All files lie in `folder`.
+    step on. `select()` is the loss by which the best weights are chosen, None where the last ones stand.
+    All files lie in `folder`; only the first of `processes` touches them. The batches, and all else, are the
+    same in every process.
     """
 
     model: nn.Module
@@ -78,6 +83,7 @@ class Training:
     update: Remake | None = None
     stale: bool = False
     learner: Learner | None = None
+    processes: Processes = ALONE
 
 
 @dataclass(frozen=True)
@@ -95,9 +101,10 @@ def train(training: Training, masks: Masks) -> Trained:
     The model is left with the weights that the protocol selects. Raises DivergedError at a loss that is not
     finite, and StoreError where the folder cannot be written.
     """
-    model, recipe = training.model, training.recipe
+    model, recipe, first = training.model, training.recipe, training.processes.first
     optimizer = make_optimizer(model, recipe, training.learner)
-    state = State(model, optimizer, dict(masks), training.learner, step=training.first)
+    scaler = torch.amp.GradScaler(_device(model).type, enabled=recipe.precision == "fp16")
+    state = State(model, optimizer, dict(masks), training.learner, scaler, training.processes, training.first)
     state.resume(training.folder)
     if not training.stale:
         apply_masks(model, state.masks)
@@ -111,7 +118,7 @@ def train(training: Training, masks: Masks) -> Trained:
             state.step += 1
             _select(training, state)
             _look(training, state)
-            if time.monotonic() - saved >= training.checkpoint_seconds and not state.unseen:
+            if first and time.monotonic() - saved >= training.checkpoint_seconds and not state.unseen:
                 state.save(training.folder)
                 saved = time.monotonic()
     return _finish(training, state)
@@ -124,27 +131,56 @@ def _step(training: Training, state: State, batch: Batch) -> None:
     for group in state.optimizer.param_groups:
         group["lr"] = training.recipe.lr_at(state.step) * group.get("factor", 1.0)
     training.model.train()
-    losses = training.objective.losses(_forward(training, state, batch.images), batch)
     state.optimizer.zero_grad(set_to_none=True)
-    learner = training.learner
-    total = learner.total(losses, state.step) if learner else training.objective.total(losses)
-    total.backward()  # type: ignore[no-untyped-call]
-    if learner:
-        learner.after_backward()
+    losses = _backward(training, state, batch)
+    training.processes.add_up([p.grad for p in training.model.parameters() if p.grad is not None])
+    # Before anybody takes gradients away: where one overflowed, the scaler passes over the step.
+    state.scaler.unscale_(state.optimizer)
+    if training.learner:
+        training.learner.after_backward()
     elif not training.stale:
         state.gradient_mask()
-    state.optimizer.step()
-    state.unseen.append((state.step, tuple(losses), torch.stack(list(losses.values())).detach()))
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.unseen.append((state.step, tuple(losses), torch.stack(list(losses.values()))))
+
+
+def _backward(training: Training, state: State, batch: Batch) -> dict[str, Tensor]:
+    """Add up the gradients of a batch, piece after piece, and return each task's loss, the mean over pieces."""
+    learner, count = training.learner, training.recipe.accumulate
+    sums: dict[str, Tensor] = {}
+    for piece in batch.parts(count):
+        losses = training.objective.losses(_forward(training, state, piece.images), piece)
+        if learner and count == 1:
+            learner.observe(losses, state.step)
+        total = learner.total(losses) if learner else training.objective.total(losses)
+        state.scaler.scale(total / count).backward()  # type: ignore[no-untyped-call]
+        for task, loss in losses.items():
+            sums[task] = sums.get(task, 0) + loss.detach() / count
+    if learner and count > 1:
+        # The losses of a whole batch are known too late for its own weights: they count from the next step on.
+        learner.observe(sums, state.step)
+    return sums
 
 
 def _forward(training: Training, state: State, images: Tensor) -> dict[str, Tensor]:
     """Return the predictions; stale weights are hidden by their masks, which also stop their gradients."""
-    if not training.stale:
-        outputs: dict[str, Tensor] = training.model(images)
-        return outputs
-    parameters = dict(training.model.named_parameters())
-    hidden = {name: parameters[name] * mask.to(parameters[name].device) for name, mask in state.masks.items()}
-    return functional_call(training.model, hidden, (images,))  # type: ignore[no-any-return]
+    hidden: dict[str, Tensor] = {}
+    if training.stale:
+        parameters = dict(training.model.named_parameters())
+        hidden = {name: parameters[name] * mask.to(parameters[name].device) for name, mask in state.masks.items()}
+
+    def network(images: Tensor) -> dict[str, Tensor]:
+        half = HALF.get(training.recipe.precision)
+        with torch.autocast(images.device.type, half, enabled=half is not None):
+            outputs = functional_call(training.model, hidden, (images,)) if hidden else training.model(images)
+        return {task: output.float() for task, output in outputs.items()} if half else dict(outputs)
+
+    return training.processes.forward(network, images)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 def _update(training: Training, state: State, update: Update, batch: Batch) -> None:
@@ -172,7 +208,8 @@ def _look(training: Training, state: State) -> None:
         for (step, tasks, _), row in zip(state.unseen, values, strict=True)
     ]
     state.unseen.clear()
-    append_history(training.folder / HISTORY, [{"step": step, "losses": losses} for step, losses in steps])
+    if training.processes.first:
+        append_history(training.folder / HISTORY, [{"step": step, "losses": losses} for step, losses in steps])
     for step, losses in steps:
         for task, loss in losses.items():
             if not math.isfinite(loss):
@@ -196,7 +233,8 @@ def _select(training: Training, state: State) -> None:
     loss = training.select()
     if loss < state.best:
         state.best = loss
-        save_tensors(training.folder / BEST, state.contents())
+        if training.processes.first:
+            save_tensors(training.folder / BEST, state.contents())
     if stale:
         load_weights(training.model, stale)
 

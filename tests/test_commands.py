@@ -93,6 +93,7 @@ def test_a_run_that_fails_is_told_of_and_the_others_finish(mtlbench, tmp_path):
         tmp_path / "broken.py",
         "from dataclasses import dataclass\nfrom mtlprune_bench import Method, hookimpl, once\n\n\n"
         "@dataclass(frozen=True)\nclass Broken:\n    name: str = 'broken'\n\n"
+        "    def passes(self, voters):\n        return 0, 0\n\n"
         "    def __call__(self, scoring):\n        raise RuntimeError('no scores\\n  today')\n\n\n"
         "@hookimpl\ndef register_methods(register):\n"
         "    register(Method(name='broken', score=Broken(), schedule=once()))\n",
@@ -413,7 +414,7 @@ BAD = [
     (["--device", "tpu"], ["Device 'tpu' is none of auto, cpu, cuda and cuda:N"]),
     (["--device", "cuda:99"], ["There is no device 'cuda:99'"]),
     (["--device", "cuda:x"], ["Device 'cuda:x' is none of"]),
-    (["--runner", "slurm"], ["Unknown runner 'slurm'. Known: local."]),
+    (["--runner", "slrum"], ["Unknown runner 'slrum'. Did you mean 'slurm'? Known: local, ray, slurm."]),
     (["--score", "salienc"], ["Unknown scorer 'salienc'. Did you mean 'saliency'?"]),
     (["--scope", "all"], ["Unknown value for method.scope: 'all'", "joint, per-task"]),
     (["--arbiter", "majorty"], ["Unknown arbiter 'majorty'. Did you mean 'majority'?"]),
@@ -509,7 +510,7 @@ def test_a_method_and_a_dataset_must_be_named(mtlbench):
 
 
 def test_the_nearest_command_is_proposed(mtlbench):
-    refused(mtlbench("tabel"), "Unknown command 'tabel'. Did you mean 'table'? Known: data, ls, plan")
+    refused(mtlbench("tabel"), "Unknown command 'tabel'. Did you mean 'table'? Known: data, gc, ls, merge, plan")
 
 
 def test_without_arguments_the_help_is_shown(mtlbench):

@@ -19,8 +19,8 @@ from mtlprune_bench import run as run_module
 from mtlprune_bench import stages as stages_module
 from mtlprune_bench.checkpoint import MASKS, WEIGHTS, load_masks, load_tensors, save_masks, save_tensors
 from mtlprune_bench.config import Engine
-from mtlprune_bench.experiment import Request
 from mtlprune_bench.observe import Observers
+from mtlprune_bench.request import Request
 from mtlprune_bench.run import execute
 from mtlprune_bench.state import State
 from mtlprune_bench.store import Store, read_rows, write_rows

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from mtlprune_bench.batches import evaluation_batches
 from mtlprune_bench.evaluate import evaluate, total_loss
-from mtlprune_bench.experiment import Request
 from mtlprune_bench.registry import load_registry
+from mtlprune_bench.request import Request
 from mtlprune_bench.suite import prepare_all
 
 PLUGIN = str(Path(__file__).parent / "toy_plugin.py")

@@ -55,7 +55,9 @@ def step_of(model, optimizer, number, learner=None, recipe=RECIPE):
     model.train()
     losses = goal.losses(model(batch.images), batch)
     optimizer.zero_grad(set_to_none=True)
-    total = learner.total(losses, number) if learner else goal.total(losses)
+    if learner:
+        learner.observe(losses, number)
+    total = (learner or goal).total(losses)
     total.backward()
     if learner:
         learner.after_backward()
@@ -377,7 +379,9 @@ def weights_over(losses, begin, window, relative=True, interrupt=None):
             kept = learner.state()
             learner = fresh()
             learner.restore(kept)
-        totals.append(learner.total(dict(zip(tasks, torch.tensor(row, dtype=torch.float32), strict=True)), step))
+        observed = dict(zip(tasks, torch.tensor(row, dtype=torch.float32), strict=True))
+        learner.observe(observed, step)
+        totals.append(learner.total(observed))
         seen.append(learner.state()["weights"].numpy())
     return np.array(seen), torch.stack(totals).numpy()
 
@@ -420,7 +424,7 @@ def test_on_the_recipe_of_nyuv2_weights_change_first_at_the_step_of_the_released
     levels = torch.tensor([[1.0, 2.0], [1.5, 2.1]])
     ones = []
     for step in range(4990, 5510):  # the losses before change nothing
-        learner.total(dict(zip("ab", levels[step % 2], strict=True)), step)
+        learner.observe(dict(zip("ab", levels[step % 2], strict=True)), step)
         ones.append(bool((learner.state()["weights"] == 1).all()))
     assert ones == [step < 5501 for step in range(4990, 5510)]
     # Half of the 500 changes are 0.5 / 1 and 0.1 / 2, half are 0.5 / 1.5 and 0.1 / 2.1.
@@ -434,7 +438,8 @@ def test_no_gradient_flows_through_the_weights():
     learner = learner_of(network(), recipe=recipe, weighting=AdaptiveWeights(begin=0.0, window=0.25))
     for step, row in enumerate(losses):
         leaves = {task: torch.tensor(value, requires_grad=True) for task, value in zip("ab", row, strict=True)}
-        learner.total(leaves, step).backward()
+        learner.observe(leaves, step)
+        learner.total(leaves).backward()
         weights = learner.state()["weights"]
         found = torch.stack([leaf.grad for leaf in leaves.values()])
         torch.testing.assert_close(found, torch.tensor([1.0, 20.0]).double() * weights, rtol=1e-12, atol=0)

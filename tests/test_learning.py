@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks.trivial import scores
-from mtlprune_bench.experiment import Request
 from mtlprune_bench.registry import load_registry
+from mtlprune_bench.request import Request
 from mtlprune_bench.store import Store, read_rows
 from mtlprune_bench.suite import run_all
 
@@ -13,10 +13,11 @@ from mtlprune_bench.suite import run_all
 def test_dense_reaches_five_times_the_majority_class_and_seven_tenths_of_the_best_constant_normal(tmp_path):
     request = Request(method="dense", dataset="nyuv2", sparsity=0.0, seed=0)
     notices = []
-    ((run_id, status, _),) = run_all([request], Store(tmp_path), load_registry(), "local", notify=notices.append)
-    assert status == "finished"
+    stage, run = run_all([request], Store(tmp_path), load_registry(), notify=notices.append)
+    assert stage.good
+    assert run.good
     assert notices[0].startswith("STAND-IN DATA")
-    rows = read_rows(tmp_path / run_id)
+    rows = read_rows(tmp_path / run.name)
     reached = {(row["task"], row["metric"]): row["value"] for row in rows if row["split"] == "test"}
     assert all(row["stand_in"] for row in rows)
     floor = {(task, metric): value for task, metric, value in scores("nyuv2")}

@@ -13,10 +13,10 @@ import torch
 
 from mtlprune_bench.checkpoint import WEIGHTS, load_masks, load_tensors
 from mtlprune_bench.config import Engine
-from mtlprune_bench.experiment import Request
 from mtlprune_bench.masks import sparsity
 from mtlprune_bench.pipeline import START_MASKS
 from mtlprune_bench.registry import load_registry
+from mtlprune_bench.request import Request
 from mtlprune_bench.store import Store, read_history, read_rows
 from mtlprune_bench.suite import prepare_all, run_all
 
@@ -35,9 +35,9 @@ def request(method="snip", sparsity=0.8, seed=0, **rest):
 
 def run(store, registry, *requests):
     """Execute requests and return the folder of each run."""
-    outcomes = list(run_all(requests, Store(store), registry, "local", **SILENT))
-    assert all(status == "finished" for _, status, _ in outcomes), outcomes
-    return [store / run_id for run_id, _, _ in outcomes]
+    outcomes = list(run_all(requests, Store(store), registry, **SILENT))
+    assert all(outcome.good for outcome in outcomes), outcomes
+    return [store / experiment.config.run_id for experiment in prepare_all(requests, registry, **SILENT)]
 
 
 def value(folder, metric, task="", component="", split=""):
@@ -219,10 +219,10 @@ def _steps(store):
 def test_a_loss_that_is_not_finite_is_a_row_and_may_be_tried_again(tmp_path, registry, monkeypatch):
     monkeypatch.setenv("TOY_BROKEN", "1")
     store = Store(tmp_path)
-    ((run_id, status, reason),) = run_all([request("random")], store, registry, "local", **SILENT)
-    assert status == "diverged"
-    assert "task 'normals' is nan at step 0" in reason
-    (row,) = read_rows(tmp_path / run_id)
+    (outcome,) = run_all([request("random")], store, registry, **SILENT)
+    assert outcome.status == "diverged"
+    assert "task 'normals' is nan at step 0" in outcome.reason
+    (row,) = read_rows(tmp_path / outcome.name)
     assert (row["status"], row["method"], row["metric"]) == ("diverged", "random", "")
     monkeypatch.delenv("TOY_BROKEN")
     run(tmp_path, registry, request("random"))
@@ -233,6 +233,9 @@ def test_one_failure_does_not_stop_the_others(tmp_path, registry):
     class Broken:
         name: str = "broken"
 
+        def passes(self, voters):
+            return 0, 0
+
         def __call__(self, scoring):
             raise RuntimeError("no scores today")
 
@@ -240,9 +243,9 @@ def test_one_failure_does_not_stop_the_others(tmp_path, registry):
 
     registry = load_registry([PLUGIN])
     registry.add("methods", Method(name="broken", score=Broken(), schedule=once()), "test", "test", None)
-    outcomes = list(run_all([request("broken"), request("random")], Store(tmp_path), registry, "local", **SILENT))
-    assert [status for _, status, _ in outcomes] == ["failed", "finished"]
-    assert (tmp_path / outcomes[0][0] / "error.log").read_text().startswith("Traceback")
+    outcomes = list(run_all([request("broken"), request("random")], Store(tmp_path), registry, **SILENT))
+    assert [outcome.status for outcome in outcomes] == ["failed", "finished"]
+    assert (tmp_path / outcomes[0].name / "error.log").read_text().startswith("Traceback")
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "rows", "start-masks", "masks", "weights"])

@@ -236,8 +236,10 @@ class Late:
     def parameter_groups(self):
         return [{"params": list(self.model.parameters())}]
 
-    def total(self, losses, step):
+    def observe(self, losses, step):
         self.step = step + 1
+
+    def total(self, losses):
         return objective(LOSSES).total(losses)
 
     def after_backward(self):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from mtlprune_bench.experiment import Request
     from mtlprune_bench.registry import Registry
+    from mtlprune_bench.request import Request
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEBUG = "--debug"
@@ -124,7 +123,6 @@ def request_options(function: F) -> F:
 
 
 AXES = ("score", "scope", "arbiter", "allocation", "schedule")
-RUN_KEYS = ("method", "dataset", "model", "sparsity", "seeds", "protocol")
 
 
 def requests(options: dict[str, Any]) -> list[Request]:
@@ -132,85 +130,14 @@ def requests(options: dict[str, Any]) -> list[Request]:
 
     The command line wins over the file. Raises UsageError for what cannot be read.
     """
-    from mtlprune_bench.errors import UsageError
-    from mtlprune_bench.experiment import Request
+    from mtlprune_bench.grid import RUN_KEYS, read_run, run_requests
+    from mtlprune_bench.request import merge_settings, parse_settings
 
-    run, settings = _merged(options)
-    methods = _words(run.get("method"))
-    if not methods or not run.get("dataset"):
-        missing = "--method" if not methods else "--dataset"
-        raise UsageError(f"{missing} is missing, as in: mtlbench run --method disparse-static --dataset nyuv2")
-    seeds = run.get("seeds", 1)
-    if type(seeds) is not int or seeds < 1:
-        raise UsageError(f"Seeds are {seeds!r}; give the number of seeds, 1 or more.")
-    return [
-        Request(
-            method=method,
-            dataset=run["dataset"],
-            model=run.get("model"),
-            sparsity=sparsity,
-            seed=seed,
-            protocol=run.get("protocol", "standard"),
-            settings=settings,
-        )
-        for sparsity in _sparsities(run.get("sparsity", "0.9"))
-        for method in methods
-        for seed in range(seeds)
-    ]
-
-
-def _merged(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Return the [run] part and the settings, of the config file and then of the command line."""
-    from mtlprune_bench.config import merge_settings, parse_settings
-
-    file = _read_toml(options["config"]) if options["config"] else {}
-    run = file.pop("run", {})
-    _check_run(run)
+    run, settings = read_run(options["config"]) if options["config"] else ({}, {})
     given = {"method": options["methods"] or None, **{key: options[key] for key in RUN_KEYS if key != "method"}}
     run |= {key: value for key, value in given.items() if value is not None}
     lines = [f"method.{axis}={options[axis]}" for axis in AXES if options[axis]]
     lines += [f"data.root={options['data_root']}"] if options["data_root"] else []
     lines += ["data.require_real=true"] if options["require_real"] else []
     lines += [f"engine.device={options['device']}"] if options["device"] else []
-    settings = merge_settings(file, parse_settings([*lines, *options["assignments"]]))
-    return run, settings
-
-
-def _check_run(run: Any) -> None:
-    """Raise UsageError for what cannot be the [run] part of a file."""
-    from mtlprune_bench.errors import UsageError, unknown
-
-    if not isinstance(run, dict):
-        raise UsageError(f"'run' is a section; write [run] above its keys, not run = {run!r}.")
-    for key, value in run.items():
-        if key not in RUN_KEYS:
-            raise unknown("key in [run]", key, RUN_KEYS)
-        names = value if key == "method" and isinstance(value, list) else [value]
-        if key not in ("sparsity", "seeds") and not all(isinstance(name, str) for name in names):
-            raise UsageError(f"{key} in [run] is {value!r}; it must be a name in quotes.")
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    from mtlprune_bench.errors import UsageError
-
-    try:
-        return tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}.") from error
-
-
-def _words(value: Any) -> list[str]:
-    """Return the names in "a,b", in a list of such, or in a TOML list, each once."""
-    parts = [value] if isinstance(value, str) else list(value or ())
-    names = [name.strip() for part in parts for name in str(part).split(",")]
-    return list(dict.fromkeys(name for name in names if name))
-
-
-def _sparsities(value: Any) -> list[float]:
-    from mtlprune_bench.errors import UsageError
-
-    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
-    try:
-        return list(dict.fromkeys(float(part) for part in parts))
-    except (TypeError, ValueError):
-        raise UsageError(f"Sparsity '{value}' is no list of numbers, such as 0.5,0.9.") from None
+    return run_requests(run, merge_settings(settings, parse_settings([*lines, *options["assignments"]])))

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from mtlprune_bench.checkpoint import MASKS, WEIGHTS, load_masks, load_tensors
 from mtlprune_bench.config import Engine
-from mtlprune_bench.experiment import Request
 from mtlprune_bench.hookspecs import hookimpl
 from mtlprune_bench.method import JOINT, PER_TASK, Method, Scorer
 from mtlprune_bench.prune import voters_of
 from mtlprune_bench.registry import Registry
+from mtlprune_bench.request import Request
 from mtlprune_bench.run import execute
 from mtlprune_bench.scorers import Scoring
 from mtlprune_bench.stages import Stages

@@ -131,7 +131,8 @@ def narrow_resnet(backbone: str, factor: float) -> dict[str, Any]:
 
 def scaled(settings: DeepLab, factor: float) -> DeepLab:
     """Return the settings of a network with `factor` of the channels in trunk and heads."""
-    return replace(settings, width=max(1, round(settings.width * factor)), trunk_width=factor)
+    trunk_width = settings.trunk_width * factor
+    return replace(settings, width=max(1, round(settings.width * factor)), trunk_width=trunk_width)
 
 
 def _last_stage(backbone: str) -> int:

@@ -6,8 +6,8 @@ import torch
 from mtlprune_bench import UsageError
 from mtlprune_bench.components import discover, prunable
 from mtlprune_bench.config import Engine
-from mtlprune_bench.experiment import Request
 from mtlprune_bench.registry import load_registry
+from mtlprune_bench.request import Request
 from mtlprune_bench.run import Run
 from mtlprune_bench.store import Store
 from mtlprune_bench.suite import prepare_all

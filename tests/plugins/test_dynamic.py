@@ -16,12 +16,12 @@ from mtlprune_bench.checkpoint import MASKS, WEIGHTS, load_masks, load_tensors
 from mtlprune_bench.components import discover, prunable
 from mtlprune_bench.config import Engine
 from mtlprune_bench.costs import kept_cost
-from mtlprune_bench.experiment import Request
 from mtlprune_bench.masks import kept_count, sparsity
 from mtlprune_bench.pipeline import START_MASKS
 from mtlprune_bench.prune import make_masks
 from mtlprune_bench.registry import load_registry
 from mtlprune_bench.regrow import regrow_masks
+from mtlprune_bench.request import Request
 from mtlprune_bench.stages import Stages
 from mtlprune_bench.state import make_optimizer, weights_of
 from mtlprune_bench.store import Store, read_history, read_rows
@@ -55,9 +55,9 @@ def request(name, asked=0.8, dataset="toy", **settings):
 
 def run(store, registry, *requests):
     """Execute requests and return the folder of each run."""
-    outcomes = list(run_all(requests, Store(store), registry, "local", **SILENT))
-    assert all(status == "finished" for _, status, _ in outcomes), outcomes
-    return [store / run_id for run_id, _, _ in outcomes]
+    outcomes = list(run_all(requests, Store(store), registry, **SILENT))
+    assert all(outcome.good for outcome in outcomes), outcomes
+    return [store / experiment.config.run_id for experiment in prepare_all(requests, registry, **SILENT)]
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from references import pruning as reference
 from mtlprune_bench import FixedRatio, Recipe
 from mtlprune_bench.components import discover
 from mtlprune_bench.config import Engine
-from mtlprune_bench.experiment import Request
 from mtlprune_bench.gradients import Voter
 from mtlprune_bench.prune import make_masks
 from mtlprune_bench.registry import load_registry
+from mtlprune_bench.request import Request
 from mtlprune_bench.stages import Stages
 from mtlprune_bench.store import Store
 from mtlprune_bench.suite import prepare_all
