@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from mtlprune_bench.store import LOSS
 from mtlprune_bench.tasks import Batch, Metric, Objective
-
-LOSS = "loss"
 
 
 @dataclass(frozen=True)

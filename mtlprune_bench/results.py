@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtlprune_bench.evaluate import LOSS
-from mtlprune_bench.store import FINISHED, read_json, read_rows
+from mtlprune_bench import deltas
+from mtlprune_bench.deltas import MEAN, Definition
+from mtlprune_bench.paradigms import PARADIGMS
+from mtlprune_bench.store import FINISHED, LOSS, PARADIGM, SPARSITY, WHOLE, Row, read_json, read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,12 +20,27 @@ if TYPE_CHECKING:
 SETTING = ("dataset", "data", "stand_in", "protocol", "model", "recipe")
 """Rows that differ in any of these are never in one table."""
 
+METHOD = ("method", "settings", PARADIGM, "finetune", "pretrained", "sparsity")
+"""Rows that differ in any of these are never in one line."""
+
+COLUMN = ("metric", "task", "split", "component", "unit", "higher_is_better")
+
 DELTA = "delta"
+
+DIFFERENCE = "difference"
+"""The source of lines that say by how much the line before the last exceeds the last."""
+
+FAR = 0.005
+"""How far a sparsity may be from the one asked for before lines may not be compared."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One number of a comparison: what is measured, on which split, of which task or component."""
+    """One number of a comparison: what is measured, on which split, of which task or component.
+
+    A delta has the name of its `definition`, one of deltas.DEFINITIONS. `sparsity` is that of the lines whose
+    numbers stand here, where each sparsity has columns of its own.
+    """
 
     metric: str
     task: str = ""
@@ -31,6 +48,8 @@ class Column:
     component: str = ""
     unit: str = ""
     higher_is_better: bool | None = None
+    definition: str = ""
+    sparsity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +62,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """One method at one sparsity; `seeds` are those that its cells are means over."""
+    """One method at one sparsity; `seeds` are those that its cells are means over, `runs` the runs they are from.
+
+    `apart` says that the line is a single run, of which there is another with the same seed. `source` names where
+    a line is from that was not measured here; "" for those that were.
+    """
 
     method: str
     settings: str
@@ -52,60 +75,133 @@ class Line:
     sparsity: float
     seeds: tuple[int, ...]
     cells: Mapping[Column, Cell]
+    paradigm: str = ""
+    runs: tuple[str, ...] = ()
+    apart: bool = False
+    source: str = ""
+
+    @property
+    def reached(self) -> dict[float, float]:
+        """Return the sparsity of the whole network, in [0, 1], by the one asked for; {} where not measured."""
+        whole = ((column.sparsity, cell) for column, cell in self.cells.items() if is_whole_sparsity(column))
+        return {self.sparsity if asked is None else asked: cell.mean for asked, cell in whole}
+
+    def competes(self, asked: float) -> bool:
+        """Return whether the line was measured here, and has the sparsity `asked` for."""
+        return not self.source and not abs(self.reached.get(asked, asked) - asked) > FAR
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Lines that may be compared, what they have in common, and the runs that failed, with reasons."""
+    """Lines that may be compared, what they have in common, and the runs that failed, with reasons.
+
+    `notes` are further sentences for its readers. With `grouped` the lines stand in groups, by paradigm.
+    """
 
     setting: Mapping[str, str | bool]
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     failures: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    grouped: bool = True
 
 
-def comparisons(rows: pd.DataFrame) -> list[Comparison]:
-    """Return one comparison for each setting that occurs in `rows`, which has the columns of a store's rows."""
+def is_whole_sparsity(column: Column) -> bool:
+    """Return whether a column has the sparsity of the whole network."""
+    return column.metric == SPARSITY and column.component == WHOLE
+
+
+def comparisons(rows: pd.DataFrame, definitions: Sequence[Definition] = (MEAN,)) -> list[Comparison]:
+    """Return one comparison for each setting that occurs in `rows`, which has the columns of a store's rows.
+
+    Each has a delta of each of `definitions`.
+    """
+    settings: dict[tuple[str | bool, ...], list[Row]] = {}
+    for row in _records(rows):
+        settings.setdefault(tuple(row[name] for name in SETTING), []).append(row)
     return [
-        _comparison({name: group[name].iloc[0] for name in SETTING}, group)
-        for _, group in rows.groupby(list(SETTING), sort=True, dropna=False)
+        _comparison(dict(zip(SETTING, setting, strict=True)), settings[setting], definitions)
+        for setting in sorted(settings, key=lambda setting: [str(value) for value in setting])
     ]
 
 
-def _comparison(setting: Mapping[str, str | bool], rows: pd.DataFrame) -> Comparison:
-    finished = rows[rows["status"] == FINISHED]
-    failed = rows[rows["status"] != FINISHED]
-    keys = ["method", "settings", "finetune", "pretrained", "sparsity"]
-    lines = [_line(group) for _, group in finished.groupby(keys, sort=False, dropna=False)]
-    lines.sort(key=lambda line: (line.sparsity, line.method, line.settings))
-    columns = list(dict.fromkeys(column for line in lines for column in line.cells if _in_table(column)))
-    delta = Column(DELTA, unit="fraction", higher_is_better=True)
-    lines = [_with_delta(line, lines, delta) for line in lines]
-    if any(delta in line.cells for line in lines):
-        columns.append(delta)
-    failures = dict(zip(failed["run"], failed["reason"], strict=True))
+def _records(rows: pd.DataFrame) -> Iterator[Row]:
+    """Yield `rows` as dictionaries, in which None stands for what is not there."""
+    if PARADIGM not in rows:
+        rows = rows.assign(**{PARADIGM: ""})
+    known = rows.astype(object).where(rows.notna(), None)
+    names = [str(name) for name in known]
+    for values in zip(*(known[name].tolist() for name in names), strict=True):
+        yield dict(zip(names, values, strict=True))
+
+
+def _comparison(
+    setting: Mapping[str, str | bool], rows: Sequence[Row], wanted: Sequence[Definition]
+) -> Comparison:
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        if row["status"] == FINISHED:
+            groups.setdefault(tuple(row[name] for name in METHOD), []).append(row)
+    lines = sorted((line for group in groups.values() for line in _lines(group)), key=order)
+    columns = dict.fromkeys(column for line in lines for column in line.cells if _in_table(column))
+    dense = next((line for line in lines if _is_dense(line)), None)
+    if dense is not None:
+        for definition in wanted:
+            added = [{} if line is dense else delta_cells(line.cells, dense.cells, definition) for line in lines]
+            columns |= dict.fromkeys(column for cells in added for column in cells)
+            lines = [
+                replace(line, cells={**line.cells, **cells}) if cells else line
+                for line, cells in zip(lines, added, strict=True)
+            ]
+    failures = {row["run"]: row["reason"] for row in rows if row["status"] != FINISHED}
     return Comparison(setting, tuple(columns), tuple(lines), failures)
 
 
-def _line(rows: pd.DataFrame) -> Line:
-    identity = ["metric", "task", "split", "component", "unit", "higher_is_better"]
-    cells = {}
-    for _, group in rows.groupby(identity, sort=False, dropna=False):
-        first, values = group.iloc[0], group["value"].astype(float)
-        names = {name: first[name] for name in identity[:-1]}
-        known = group["higher_is_better"].notna().iloc[0]
-        column = Column(**names, higher_is_better=bool(first["higher_is_better"]) if known else None)
-        cells[column] = Cell(float(values.mean()), float(values.std()))
-    first = rows.iloc[0]
-    return Line(
-        method=first["method"],
-        settings=first["settings"],
-        finetune=first["finetune"],
-        pretrained=bool(first["pretrained"]),
-        sparsity=float(first["sparsity"]),
-        seeds=tuple(sorted(int(seed) for seed in rows["seed"].unique())),
-        cells=cells,
-    )
+def order(line: Line) -> tuple[float, int, str, str]:
+    """Return what lines are sorted by: sparsity, then paradigm, method and settings."""
+    place = PARADIGMS.index(line.paradigm) if line.paradigm in PARADIGMS else -1
+    return line.sparsity, place, line.method, line.settings
+
+
+def _is_dense(line: Line) -> bool:
+    """Return whether a line may be the base of deltas: trained once, from scratch, as registered, and no other."""
+    return line.sparsity == 0 and not (line.settings or line.pretrained or line.apart)
+
+
+def _lines(rows: Sequence[Row]) -> Iterator[Line]:
+    """Yield the line of the runs of one method at one sparsity.
+
+    Two runs of one seed differ in something that rows do not say, so that no mean is taken: each is a line.
+    """
+    runs: dict[tuple[int, str], list[Row]] = {}
+    for row in rows:
+        runs.setdefault((row["seed"], row["run"]), []).append(row)
+    if len({seed for seed, _ in runs}) == len(runs):
+        yield _line(rows)
+    else:
+        for key in sorted(runs):
+            yield replace(_line(runs[key]), apart=True)
+
+
+def _line(rows: Sequence[Row]) -> Line:
+    values: dict[tuple[object, ...], list[float]] = {}
+    for row in rows:
+        measured = values.setdefault(tuple(row[name] for name in COLUMN), [])
+        if row["value"] is not None:
+            measured.append(row["value"])
+    cells = {Column(*names): cell(measured) for names, measured in values.items()}  # type: ignore[arg-type]
+    facts = {name: rows[0][name] for name in METHOD}
+    seeds = sorted({row["seed"] for row in rows})
+    return Line(**facts, seeds=tuple(seeds), cells=cells, runs=tuple(sorted({row["run"] for row in rows})))
+
+
+def cell(values: Sequence[float]) -> Cell:
+    """Return the mean of `values` and their sample standard deviation, nan where there are too few."""
+    if not values:
+        return Cell(math.nan, math.nan)
+    mean = sum(values) / len(values)
+    squares = sum((value - mean) ** 2 for value in values)
+    return Cell(mean, math.sqrt(squares / (len(values) - 1)) if len(values) > 1 else math.nan)
 
 
 def _in_table(column: Column) -> bool:
@@ -113,34 +209,47 @@ def _in_table(column: Column) -> bool:
     return not (column.metric == LOSS and column.task)
 
 
-def _with_delta(line: Line, lines: Sequence[Line], column: Column) -> Line:
-    """Return `line` with its delta against the dense line, if there is one and it is another."""
-    plain = (other for other in lines if other.sparsity == 0 and not (other.settings or other.pretrained))
-    dense = next(plain, None)
-    if dense is None or dense is line:
-        return line
-    change = delta(line.cells, dense.cells)
-    return Line(**{**vars(line), "cells": {**line.cells, column: Cell(change, math.nan)}})
+def is_metric(column: Column) -> bool:
+    """Return whether a column has a metric of a task, in which lines can be better or worse."""
+    known = column.task and column.higher_is_better is not None
+    return bool(known) and column.metric != LOSS and not column.definition
 
 
-def delta(cells: Mapping[Column, Cell], dense: Mapping[Column, Cell]) -> float:
-    """Return the relative improvement over `dense`: the mean over a task's metrics, then over tasks.
+def changes(cells: Mapping[Column, Cell], dense: Mapping[Column, Cell]) -> dict[str, list[float | None]]:
+    """Return the relative changes from `dense` by task, fractions, positive where better, as deltas take them.
 
-    A fraction, positive where better; losses and metrics whose dense value is 0 are left out.
+    In the order of the metrics of `dense`; those whose dense value is 0 are left out, and None stands for those
+    that `cells` lack.
     """
-    by_task: dict[str, list[float]] = {}
-    for column, cell in cells.items():
-        base = dense.get(column)
-        counted = column.task and column.metric != LOSS and column.higher_is_better is not None
-        if counted and base is not None and base.mean:
-            change = (cell.mean - base.mean) / abs(base.mean)
-            by_task.setdefault(column.task, []).append(change if column.higher_is_better else -change)
-    return _mean(_mean(changes) for changes in by_task.values())
+    found: dict[str, list[float | None]] = {}
+    for column, base in dense.items():
+        if is_metric(column) and base.mean:
+            ours = cells.get(column)
+            change = deltas.change(ours.mean, base.mean, bool(column.higher_is_better)) if ours else None
+            found.setdefault(column.task, []).append(change)
+    return found
 
 
-def _mean(values: Iterable[float]) -> float:
-    known = list(values)
-    return sum(known) / len(known) if known else math.nan
+def delta(cells: Mapping[Column, Cell], dense: Mapping[Column, Cell], definition: Definition = MEAN) -> float:
+    """Return the relative improvement over `dense` by `definition`, a fraction, positive where better."""
+    return deltas.whole(changes(cells, dense), definition)
+
+
+def delta_cells(
+    cells: Mapping[Column, Cell], dense: Mapping[Column, Cell], definition: Definition
+) -> dict[Column, Cell]:
+    """Return the deltas from `dense`: of each task where the definition has it so, then of all together."""
+    found = changes(cells, dense)
+    values = {
+        **(deltas.by_task(found, definition) if definition.by_task else {}),
+        "": delta(cells, dense, definition),
+    }
+    return {delta_column(definition, task): Cell(value, math.nan) for task, value in values.items()}
+
+
+def delta_column(definition: Definition, task: str = "") -> Column:
+    """Return the column of a delta of a task, or of all together."""
+    return Column(DELTA, task=task, unit="fraction", higher_is_better=True, definition=definition.name)
 
 
 def _flat(value: object, name: str = "") -> Iterator[tuple[str, str]]:

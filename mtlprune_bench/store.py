@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtlprune_bench.errors import StoreError, UsageError, unknown
 from mtlprune_bench.files import discard, write_atomic, write_text
+from mtlprune_bench.paradigms import paradigm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +30,7 @@ COLUMNS: dict[str, str] = {
     "method": "string",
     "settings": "string",
     "pretrained": "boolean",
+    "paradigm": "string",
     "dataset": "string",
     "data": "string",
     "stand_in": "boolean",
@@ -45,6 +50,10 @@ COLUMNS: dict[str, str] = {
     "higher_is_better": "boolean",
 }
 
+PARADIGM = "paradigm"
+"""The one column that files of rows may lack: it came later than they."""
+
+LOSS = "loss"
 SPARSITY = "sparsity"
 WHOLE = "whole"
 """The metric that every run has, and its component that is all of the network."""
@@ -104,9 +113,8 @@ class Store:
         """Return the rows of all runs that have some."""
         import pandas as pd
 
-        tables = [pd.DataFrame(rows) for folder in self.runs() if (rows := read_rows(folder))]
-        frame = pd.concat(tables) if tables else pd.DataFrame(columns=list(COLUMNS))
-        return frame.astype(COLUMNS).reset_index(drop=True)
+        rows = [row for folder in self.runs() for row in read_rows(folder) or ()]
+        return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
 def write_rows(folder: Path, rows: Sequence[Row]) -> None:
@@ -117,7 +125,8 @@ def write_rows(folder: Path, rows: Sequence[Row]) -> None:
 
     frame = pd.DataFrame(list(rows), columns=list(COLUMNS)).astype(COLUMNS)
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), CHECKSUM: _digest(frame)})
+    checksum = _digest(table.to_pylist(), table.column_names)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), CHECKSUM: checksum})
     write_atomic(folder / ROWS, lambda temporary: pq.write_table(table, temporary))
 
 
@@ -126,25 +135,41 @@ def read_rows(folder: Path) -> list[Row] | None:
     path = folder / ROWS
     if not path.exists():
         return None
-    import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
-        frame = table.to_pandas(ignore_metadata=True)[list(COLUMNS)].astype(COLUMNS)
-        if (table.schema.metadata or {}).get(CHECKSUM) != _digest(frame):
+        table = pq.ParquetFile(path).read(use_threads=False)
+        names = [name for name in COLUMNS if name != PARADIGM or name in table.column_names]
+        rows: list[Row] = table.select(names).to_pylist()
+        if (table.schema.metadata or {}).get(CHECKSUM) != _digest(rows, names):
             raise ValueError("the checksum does not fit")
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         discard(path, error)
         return None
-    rows = frame.to_dict("records")
-    return [{str(key): None if value is pd.NA else value for key, value in row.items()} for row in rows]
+    older = {} if PARADIGM in names else {PARADIGM: _paradigm(folder)}
+    return [_typed(row | older) for row in rows]
 
 
-def _digest(frame: pd.DataFrame) -> bytes:
+def _paradigm(folder: Path) -> str:
+    """Return the paradigm of a run whose rows are older than that column; "" where its files do not say it."""
+    config, plan = (read_json(folder / name) for name in ("config.json", "plan.json"))
+    return paradigm(config["method"], plan["updates"]) if config and plan else ""
+
+
+def _typed(row: Row) -> Row:
+    """Return `row` in the order of COLUMNS, with nan for a number that is not there."""
+    numbers = {name: math.nan for name, kind in COLUMNS.items() if kind == "float64" and row[name] is None}
+    return {name: numbers.get(name, row[name]) for name in COLUMNS}
+
+
+def _digest(rows: Sequence[Row], names: Sequence[str]) -> bytes:
     """Return the SHA-256 of all cells, which catches what Parquet's own checks do not."""
-    return hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest().encode()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(["" if row[name] is None else row[name] for name in names] for row in rows)
+    return hashlib.sha256(text.getvalue().encode()).hexdigest().encode()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -13,6 +13,7 @@ ROW = {
     "method": "snip",
     "settings": "",
     "pretrained": False,
+    "paradigm": "static",
     "dataset": "toy",
     "data": "patches",
     "stand_in": False,

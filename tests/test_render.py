@@ -3,12 +3,17 @@
 import csv
 import dataclasses
 import io
+import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import pytest
+from goldens import FOLDER, goldens
 from tables import ERROR, FAILURE, frame
 
+from mtlprune_bench.captions import groups, places
 from mtlprune_bench.commands.table import FORMATS as CHOICES
 from mtlprune_bench.render import FORMATS, caption, footnotes, number, plain, render
 from mtlprune_bench.results import Cell, comparisons
@@ -61,7 +66,85 @@ def test_costs_are_whole_numbers_in_a_block_of_their_own():
 
 
 def test_every_format_has_a_choice_on_the_command_line():
-    assert tuple(FORMATS) == CHOICES
+    assert FORMATS == CHOICES
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.iterdir()))
+def test_a_table_is_the_golden_one_to_the_letter(name):
+    assert goldens()[name] == (FOLDER / name).read_text()
+
+
+def test_every_golden_table_is_kept():
+    assert set(goldens()) == {path.name for path in FOLDER.iterdir()}
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs a TeX engine")
+def test_latex_compiles(tmp_path):
+    body = (FOLDER / "table.tex").read_text() + render([nasty()], "latex")
+    text = f"\\documentclass{{article}}\\usepackage{{booktabs,graphicx}}\\begin{{document}}{body}\\end{{document}}"
+    (tmp_path / "table.tex").write_text(text)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "table.pdf").stat().st_size > 10_000
+
+
+def marked(*values, **more):
+    """Return the places of lines with these values of mIoU, methods a, b, c, ..., at a sparsity of 50 %."""
+    lines = [{"method": name, "value": value} | more for name, value in zip("abcdef", values, strict=False)]
+    return [next(iter(own.values()), None) for own in places(table(*lines))]
+
+
+def test_best_and_second_best_are_marked():
+    assert marked(0.3, 0.5, 0.4) == [None, 1, 2]
+    assert marked(0.3, 0.5, 0.4, higher_is_better=False) == [1, None, 2]
+
+
+def test_numbers_that_are_equal_as_printed_share_a_mark():
+    assert marked(0.50001, 0.5, 0.4, 0.40001, 0.3) == [1, 1, 2, 2, None]
+
+
+def test_nothing_is_best_where_all_are_equal_or_alone_or_where_no_side_is_better():
+    assert marked(0.5, 0.5) == [None, None]
+    assert marked(0.5) == [None]
+    assert marked(0.3, 0.5, higher_is_better=None) == [None, None]
+    assert marked(3.0, 5.0, higher_is_better=False, metric="steps", task="") == [None, None]
+
+
+def test_marks_are_of_one_sparsity_and_not_for_numbers_that_are_missing():
+    lines = [{"method": name, "sparsity": s, "value": v} for name, s, v in (("a", 0.5, 0.9), ("b", 0.9, 0.2))]
+    other = {"method": "c", "sparsity": 0.9, "value": 0.1}
+    nothing = {"method": "d", "sparsity": 0.9, "value": float("nan")}
+    assert [list(own.values()) for own in places(table(*lines, other, nothing))] == [[], [1], [2], []]
+
+
+def test_a_line_that_missed_its_sparsity_is_never_the_best():
+    whole = {"task": "", "split": "", "component": "whole", "metric": "sparsity", "higher_is_better": None}
+    far = {"method": "a"}
+    comparison = table(
+        far | {"value": 0.9}, far | whole | {"value": 0.1}, {"value": 0.5}, {"method": "z", "value": 0.4}
+    )
+    assert [list(own.values()) for own in places(comparison)] == [[], [1], [2]]
+
+
+def test_lines_stand_in_groups_by_paradigm_within_a_sparsity():
+    kinds = [
+        ("learned", 0.5),
+        ("pre-trained", 0.9),
+        ("dynamic", 0.5),
+        ("static", 0.5),
+        ("baseline", 0.0),
+        ("", 0.9),
+    ]
+    comparison = table(
+        *({"paradigm": kind, "sparsity": s, "method": f"a{n}"} for n, (kind, s) in enumerate(kinds))
+    )
+    assert groups(comparison) == ["baseline", "static", "dynamic", "learned", "", "pre-trained"]
+    assert set(groups(dataclasses.replace(comparison, grouped=False))) == {""}
+
+
+def test_a_group_has_one_title_however_many_lines_it_has():
+    assert groups(table({}, {"method": "a"}, {"method": "b", "sparsity": 0.9})) == ["static", "", "static"]
 
 
 def test_the_terminal_shows_arrows_percentages_deviations_and_failures():
@@ -79,7 +162,7 @@ def test_the_terminal_shows_arrows_percentages_deviations_and_failures():
 
 def test_a_stand_in_is_named_in_the_caption_of_every_format():
     comparison = table({"stand_in": True})
-    for style in set(FORMATS) - {"csv"}:
+    for style in set(FORMATS) - {"csv", "json"}:
         assert "STAND-IN, not the real data" in render([comparison], style), style
         assert "STAND-IN" not in render([table({})], style), style
     (row,) = csv.DictReader(io.StringIO(render([comparison], "csv")))
@@ -116,7 +199,7 @@ def test_settings_and_finetuning_are_part_of_the_methods_label():
 @pytest.mark.parametrize("make", [small, nasty])
 def test_markdown_is_a_table_with_as_many_cells_in_every_row(make):
     lines = [line for line in render([make()], "markdown").splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + len(make().lines)
+    assert len(lines) == 2 + len(make().lines) + sum(map(bool, groups(make())))
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {1 + 4 + len(make().columns)}
 
 
@@ -181,7 +264,7 @@ def test_html_escapes_names_data_and_reasons():
     assert "script" not in page.tags
     # Dataset and its description in the caption, method and settings, the failed run and its reason.
     assert page.text.count(NASTY) == 6
-    assert page.tags.count("tr") == 2
+    assert page.tags.count("tr") == 3
     assert page.tags.index("caption") == page.tags.index("table") + 1
 
 
@@ -195,14 +278,42 @@ def test_a_setting_in_which_everything_failed_is_still_a_table(style):
     comparison = table(FAILURE | {"run": "bad", "status": "failed", "reason": "no scores today"})
     text = render([comparison], style)
     assert "toy" in text or style == "csv"
-    assert ("bad failed: no scores today" in text) == (style != "csv")
+    assert ("no scores today" in text) == (style != "csv")
 
 
-@pytest.mark.parametrize("style", FORMATS)
-def test_several_tables_follow_one_another(style):
-    one, other = small(), dataclasses.replace(small(), setting={**small().setting, "dataset": "second"})
+@pytest.mark.parametrize("style", ["terminal", "markdown", "latex", "html"])
+def test_several_tables_follow_one_another_and_say_what_differs(style):
+    one, other = (
+        small(),
+        dataclasses.replace(small(), setting={**small().setting, "dataset": "second", "stand_in": True}),
+    )
     text = render([one, other], style)
-    assert text == f"{render([one], style)}\n{render([other], style)}"
+    assert text.startswith(f"{render([one], style)}\n{render([other], style)}\n")
+    words = "2 tables, never averaged together, as they differ in dataset (toy; second), stand-in (False; True)."
+    assert text.splitlines()[-1] in (words, rf"\noindent {words}", f"<p>{words}</p>")
+
+
+def test_several_tables_are_one_csv_and_one_list_in_json():
+    setting = {**small().setting, "protocol": "other"}
+    both = [small(), dataclasses.replace(table({}, ERROR | {"metric": "new"}), setting=setting)]
+    rows = list(csv.DictReader(io.StringIO(render(both, "csv"))))
+    assert [(row["protocol"], row["method"]) for row in rows] == [
+        ("standard", "dense"),
+        ("standard", "snip"),
+        ("other", "snip"),
+    ]
+    assert (rows[0]["normals new ↓ degree mean"], rows[2]["normals new ↓ degree mean"]) == ("", "0.5")
+    assert [each["setting"]["protocol"] for each in json.loads(render(both, "json"))] == ["standard", "other"]
+
+
+def test_json_holds_the_exact_numbers_runs_and_marks():
+    rows = [{"value": 1 / 3, "run": "x"}, {"value": 0.1, "seed": 1, "run": "y"}, {"method": "worse", "value": 0.0}]
+    (found,) = json.loads(render([table(*rows)], "json"))
+    better, worse = found["lines"]
+    assert better["cells"] == [{"mean": (1 / 3 + 0.1) / 2, "deviation": pytest.approx(0.164991582), "place": 1}]
+    assert (better["runs"], better["seeds"], better["paradigm"]) == (["x", "y"], [0, 1], "static")
+    assert worse["cells"] == [{"mean": 0.0, "deviation": None, "place": 2}]
+    assert [column["title"] for column in found["columns"]] == ["seg miou ↑ %"]
 
 
 def test_plain_tables_show_every_text_as_it_is():

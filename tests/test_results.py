@@ -1,12 +1,25 @@
 """Results: only what may be compared is compared, and every mean, deviation and delta can be checked by hand."""
 
+import dataclasses
+import hashlib
 import math
+import time
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
-from tables import ERROR, FAILURE, frame
+from tables import ERROR, FAILURE, ROW, frame
 
-from mtlprune_bench.results import DELTA, Cell, Column, comparisons, delta, run_tables
-from mtlprune_bench.store import Store, write_json, write_rows
+from mtlprune_bench.deltas import ADAPMTL, DEFINITIONS, MEAN, ONE_METRIC
+from mtlprune_bench.paradigms import paradigm
+from mtlprune_bench.registry import load_registry
+from mtlprune_bench.render import footnotes, render
+from mtlprune_bench.request import Request
+from mtlprune_bench.results import DELTA, Cell, Column, changes, comparisons, delta, run_tables
+from mtlprune_bench.run import record_failure
+from mtlprune_bench.store import CHECKSUM, COLUMNS, Store, read_json, read_rows, write_json, write_rows
+from mtlprune_bench.suite import prepare_all
+from mtlprune_bench.views import with_ranks
 
 DENSE = {"method": "dense", "sparsity": 0.0}
 MIOU = Column("miou", "seg", "test", "", "fraction", True)
@@ -54,6 +67,7 @@ def test_rows_that_may_not_be_compared_are_never_in_one_table(column, other):
         ("settings", "arbiter=all"),
         ("finetune", "8 steps"),
         ("pretrained", True),
+        ("paradigm", "dynamic"),
         ("sparsity", 0.9),
     ],
 )
@@ -63,7 +77,36 @@ def test_another_method_setting_finetuning_or_sparsity_is_another_line(column, o
     assert {getattr(line, column) for line in table.lines} == {frame({})[column].iloc[0], other}
 
 
-def test_lines_are_sorted_by_sparsity_then_method():
+def test_runs_of_one_seed_that_differ_in_what_rows_do_not_say_are_never_averaged():
+    rows = [{"run": "a", "value": 0.2}, {"run": "b", "value": 0.4}, {"run": "c", "seed": 1, "value": 0.6}]
+    (table,) = comparisons(frame(*rows))
+    assert [(line.runs, line.seeds, line.cells[MIOU].mean) for line in table.lines] == [
+        (("a",), (0,), 0.2),
+        (("b",), (0,), 0.4),
+        (("c",), (1,), 0.6),
+    ]
+    assert "several runs of one seed differ in what rows do not say" in " ".join(footnotes(table))
+    assert "| snip [a]" in render([table], "markdown")
+
+
+def test_such_runs_are_not_the_base_of_deltas():
+    rows = [DENSE | {"run": "a", "value": 0.2}, DENSE | {"run": "b", "value": 0.4}, {"value": 0.3}]
+    (table,) = comparisons(frame(*rows))
+    assert table.columns == (MIOU,)
+
+
+def test_a_line_knows_its_runs():
+    (table,) = comparisons(frame({"run": "b", "seed": 1}, {"run": "a"}))
+    assert (table.lines[0].runs, table.lines[0].apart) == (("a", "b"), False)
+
+
+def test_lines_are_sorted_by_sparsity_then_paradigm_then_method():
+    kinds = [("learned", "a"), ("baseline", "z"), ("static", "y"), ("static", "b"), ("dynamic", "c")]
+    (table,) = comparisons(frame(*({"paradigm": kind, "method": name} for kind, name in kinds), {"sparsity": 0.1}))
+    assert [line.method for line in table.lines] == ["snip", "z", "b", "y", "c", "a"]
+
+
+def test_lines_of_one_paradigm_are_sorted_by_sparsity_then_method():
     rows = frame({"sparsity": 0.9}, {"method": "b"}, {"method": "a"}, {"sparsity": 0.0, "method": "z"})
     (table,) = comparisons(rows)
     assert [(line.sparsity, line.method) for line in table.lines] == [
@@ -113,6 +156,49 @@ def test_delta_of_a_negative_base_still_is_positive_where_better():
     assert delta({MIOU: Cell(-1.0, 0)}, {MIOU: Cell(-2.0, 0)}) == pytest.approx(0.5)
 
 
+SEG, NORMALS = ([0.1, -0.3], [0.25])
+"""The changes of two tasks' metrics from dense: 10 % better, 30 % worse; 25 % better."""
+
+
+@pytest.mark.parametrize(
+    ("definition", "seg", "whole"), [(MEAN, -0.1, 0.075), (ADAPMTL, -0.2, 0.025), (ONE_METRIC, 0.1, 0.175)]
+)
+def test_each_definition_of_delta_is_what_its_words_say(definition, seg, whole):
+    rows = frame(
+        DENSE | {"value": 0.5},
+        DENSE | {"metric": "accuracy", "value": 0.8},
+        DENSE | ERROR | {"value": 20.0},
+        {"value": 0.5 * (1 + SEG[0])},
+        {"metric": "accuracy", "value": 0.8 * (1 + SEG[1])},
+        ERROR | {"value": 20.0 * (1 - NORMALS[0])},
+    )
+    (table,) = comparisons(rows, [definition])
+    found = {column.task: table.lines[1].cells[column].mean for column in table.columns if column.definition}
+    assert found.pop("") == pytest.approx(whole)
+    assert found == ({} if definition is MEAN else {"seg": pytest.approx(seg), "normals": pytest.approx(0.25)})
+    headings = render([table], "markdown")
+    assert f"delta ({definition.name}) ↑ %" in headings
+    assert f"relative improvement over dense, {definition.words}" in headings
+
+
+def test_a_sum_of_changes_needs_all_metrics_and_a_mean_takes_those_there_are():
+    accuracy = dataclasses.replace(MIOU, metric="accuracy")
+    dense = {MIOU: Cell(0.5, 0), accuracy: Cell(0.5, 0), ANGLE: Cell(10.0, 0)}
+    without = {accuracy: Cell(0.6, 0), ANGLE: Cell(9.0, 0)}
+    assert changes(without, dense) == {"seg": [None, pytest.approx(0.2)], "normals": [pytest.approx(0.1)]}
+    assert delta(without, dense) == pytest.approx(0.15)
+    assert math.isnan(delta(without, dense, ADAPMTL))
+    assert math.isnan(delta(without, dense, ONE_METRIC))
+
+
+def test_several_definitions_stand_side_by_side_and_do_not_count_each_other():
+    rows = frame(DENSE | {"value": 0.5}, DENSE | ERROR | {"value": 20.0}, {"value": 0.6}, ERROR | {"value": 15.0})
+    (alone,) = comparisons(rows, [ONE_METRIC])
+    (together,) = comparisons(rows, list(DEFINITIONS.values()))
+    assert [column for column in together.columns if column.definition == "one-metric"] == [*alone.columns[2:]]
+    assert all(together.lines[1].cells[column] == alone.lines[1].cells[column] for column in alone.columns)
+
+
 def test_without_a_dense_line_there_is_no_delta():
     (table,) = comparisons(frame({}, {"sparsity": 0.9}))
     assert table.columns == (MIOU,)
@@ -156,6 +242,85 @@ def test_no_rows_make_no_tables():
     assert comparisons(frame()) == []
 
 
+def test_rows_of_a_file_without_paradigms_are_compared_and_in_no_group():
+    old = frame({"value": 0.2}, {"method": "a"}).drop(columns="paradigm")
+    (table,) = comparisons(old)
+    assert [(line.method, line.paradigm) for line in table.lines] == [("a", ""), ("snip", "")]
+
+
+def older(folder, plan, method):
+    """Write a run as it was before rows had a paradigm, with the checksum that it had."""
+    write_json(folder / "config.json", {"method": method})
+    write_json(folder / "plan.json", {"updates": plan})
+    frame({}).drop(columns="paradigm").to_parquet(folder / "rows.parquet", index=False)
+    table = pq.read_table(folder / "rows.parquet")
+    # As it was computed then: by pandas, of all cells.
+    text = table.to_pandas(ignore_metadata=True).to_csv(index=False)
+    checksum = hashlib.sha256(text.encode()).hexdigest().encode()
+    pq.write_table(table.replace_schema_metadata({CHECKSUM: checksum}), folder / "rows.parquet")
+
+
+AT_INIT = {"is": "Method"}
+TRAINED = {"is": "Method", "start": {"score_on": "trained", "train_from": "trained"}}
+REWOUND = {"is": "Method", "start": {"score_on": "trained", "train_from": "init"}}
+ONCE, LATER, AGAIN = (
+    {"step": 0, "restart": False},
+    {"step": 10, "restart": False},
+    {"step": 10, "restart": True},
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "plan", "expected"),
+    [
+        (AT_INIT, [], "baseline"),
+        (AT_INIT, [ONCE], "static"),
+        (REWOUND, [ONCE, AGAIN], "static"),
+        (AT_INIT, [ONCE, LATER], "dynamic"),
+        (AT_INIT, [LATER], "dynamic"),
+        (TRAINED, [ONCE, AGAIN], "pre-trained"),
+        (TRAINED, [LATER], "pre-trained"),
+        ({"is": "LearnedMethod"}, [], "learned"),
+    ],
+)
+def test_the_paradigm_of_older_rows_is_told_from_what_the_run_is(tmp_path, method, plan, expected):
+    older(tmp_path / "run", plan, method)
+    (row,) = read_rows(tmp_path / "run")
+    assert row == ROW | {"paradigm": expected}
+    assert list(row) == list(COLUMNS)
+    assert Store(tmp_path).rows()["paradigm"].tolist() == [expected]
+
+
+def test_older_rows_without_a_plan_are_of_no_paradigm(tmp_path):
+    older(tmp_path / "run", [], AT_INIT)
+    (tmp_path / "run/plan.json").unlink()
+    assert read_rows(tmp_path / "run") == [ROW | {"paradigm": ""}]
+
+
+def test_ten_thousand_rows_of_five_hundred_runs_are_a_table_in_two_seconds(tmp_path):
+    metrics = [f"metric {n}" for n in range(14)]
+    costs = ("steps", "forward", "backward", "seconds", "peak_memory", "loss")
+    facts = [{"metric": name} for name in metrics] + [{"metric": name, "task": ""} for name in costs]
+    write_rows(tmp_path / "one", [ROW | fact for fact in facts])
+    for number in range(500):
+        write_json(tmp_path / f"run-{number}" / "config.json", {})
+        (tmp_path / f"run-{number}" / "rows.parquet").write_bytes((tmp_path / "one/rows.parquet").read_bytes())
+    since = time.process_time()
+    rows = Store(tmp_path).rows()
+    reading = time.process_time() - since
+    assert len(rows) == 10_000
+    rows["method"] = [f"method {n // 20 % 100}" for n in range(10_000)]
+    rows["seed"] = [n // 2000 for n in range(10_000)]
+    rows["value"] = [n % 977 / 977 for n in range(10_000)]
+    since = time.process_time()
+    (table,) = comparisons(rows)
+    text = render([with_ranks(table)], "terminal")
+    assert len(table.lines) == 100
+    assert text.count("method 99") == 3
+    # Seconds of the processor: tests share it with others.
+    assert reading + time.process_time() - since < 2
+
+
 def rows_of(*changes):
     return frame(*changes).astype(object).where(frame(*changes).notna(), None).to_dict("records")
 
@@ -191,3 +356,25 @@ def test_a_run_that_has_not_ended_or_failed_says_so(tmp_path):
     (title, *_), *_, (_, numbers, _) = run_tables(folder)
     assert title == "run failed: no scores today"
     assert numbers == []
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("dense", "baseline"),
+        ("snip", "static"),
+        ("gmp", "dynamic"),
+        ("toy-finetune", "pre-trained"),
+        ("str", "learned"),
+    ],
+)
+def test_a_run_writes_its_paradigm_also_where_it_fails(tmp_path, method, expected):
+    registry = load_registry([str(Path(__file__).parent / "toy_plugin.py")])
+    asked = Request(method=method, dataset="toy", sparsity=0.5, seed=0)
+    (experiment,) = prepare_all([asked], registry, notify=lambda text: None)
+    record_failure(experiment, Store(tmp_path), registry, "failed", "no")
+    (folder,) = Store(tmp_path).runs()
+    (row,) = read_rows(folder)
+    assert (row["status"], row["paradigm"]) == ("failed", expected)
+    plan, config = (read_json(folder / name) for name in ("plan.json", "config.json"))
+    assert paradigm(config["method"], plan["updates"]) == expected

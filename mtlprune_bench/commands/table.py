@@ -3,38 +3,113 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mtlprune_bench.commands._options import plugin_options, store_option
 
-FORMATS = ("terminal", "markdown", "csv", "latex", "html")
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mtlprune_bench.results import Comparison
+
+FORMATS = ("terminal", "markdown", "latex", "html", "csv", "json")
 
 
 @click.command()
 @click.option(
     "--format", "style", type=click.Choice(FORMATS), default="terminal", show_default=True, help="Format."
 )
+@click.option(
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="NAME=VALUE[,VALUE]",
+    help="Only such rows, or with != no such rows: method=snip,lth, sparsity!=0, metric!=error. * is any text.",
+)
+@click.option("--columns", metavar="NAME[,NAME]", help="Only these columns or blocks: mean_iou, test.loss, cost.")
+@click.option(
+    "--sort", metavar="NAME", help="From best to worst in this column within each sparsity, or by method."
+)
+@click.option("--pivot", type=click.Choice(["sparsity"]), help="One line a method, and columns for each sparsity.")
+@click.option(
+    "--delta",
+    "definitions",
+    default="mean",
+    show_default=True,
+    metavar="NAME[,NAME]",
+    help="Improvement over dense: mean, adapmtl, one-metric.",
+)
+@click.option("--published", is_flag=True, help="The papers' numbers beside ours, where they may be compared.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write, not the screen.")
 @store_option
 @plugin_options
-def command(style: str, output: Path | None, store: Path) -> None:
+def command(
+    style: str,
+    filters: tuple[str, ...],
+    columns: str | None,
+    sort: str | None,
+    pivot: str | None,
+    definitions: str,
+    published: bool,
+    output: Path | None,
+    store: Path,
+) -> None:
     """Print a table for every setting of which there are results: method x sparsity against the metrics.
 
-    Rows of different data, protocol, model or recipe are never in one table.
+    Rows of different data, protocol, model or recipe are never in one table. Methods stand in groups: baselines,
+    then masks made before training, while training, of a trained network, and learned with the weights.
     """
     from mtlprune_bench.errors import UsageError
     from mtlprune_bench.files import write_text
     from mtlprune_bench.render import render
-    from mtlprune_bench.results import comparisons
     from mtlprune_bench.store import Store
+    from mtlprune_bench.views import check_columns, pivoted, with_columns
 
     rows = Store(store).rows()
     if rows.empty:
         raise UsageError(f"There are no results in {store}. Make some with mtlbench run, or name another --store.")
-    text = render(comparisons(rows), style)
+    found = _comparisons(rows, filters, definitions, published, sort)
+    if columns:
+        check_columns(found, columns.split(","))
+        found = [with_columns(comparison, columns.split(",")) for comparison in found]
+    text = render([pivoted(comparison) for comparison in found] if pivot else found, style)
     if output is None:
         click.echo(text, nl=False)
     else:
         write_text(output, text)
         click.echo(f"Wrote {output}.", err=True)
+
+
+def _comparisons(
+    rows: pd.DataFrame, filters: tuple[str, ...], definitions: str, published: bool, sort: str | None
+) -> list[Comparison]:
+    """Return the comparisons of `rows` that are asked for, ranked and sorted. Raises UsageError."""
+    from mtlprune_bench.deltas import DEFINITIONS
+    from mtlprune_bench.errors import UsageError, unknown
+    from mtlprune_bench.published import beside
+    from mtlprune_bench.results import comparisons
+    from mtlprune_bench.views import check_columns, chosen, of_lines, parse_filter, sorted_by, taken, with_ranks
+
+    wanted = [parse_filter(text) for text in filters]
+    lines = of_lines(wanted)
+    names = definitions.split(",")
+    for name in names:
+        if name not in DEFINITIONS:
+            raise unknown("definition of delta", name, DEFINITIONS)
+    good = taken(rows, [each for each in wanted if each not in lines])
+    runs = frozenset(rows["run"][good & taken(rows, lines)])
+    found = [
+        with_ranks(chosen(comparison, lines, runs))
+        for comparison in comparisons(rows[good], [DEFINITIONS[name] for name in dict.fromkeys(names)])
+    ]
+    found = [comparison for comparison in found if comparison.lines or comparison.failures]
+    if not found:
+        raise UsageError(
+            f"No results are left by the filters {' '.join(filters)}. mtlbench table shows all there are."
+        )
+    if sort:
+        check_columns(found, [name for name in [sort] if name != "method"])
+        found = [sorted_by(comparison, sort) for comparison in found]
+    return [beside(comparison, lines) for comparison in found] if published else found
