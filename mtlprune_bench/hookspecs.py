@@ -88,8 +88,26 @@ def masks_updated(run: Any, step: int, before: Mapping[str, Tensor], after: Mapp
 
 
 @hookspec
+def training_measured(run: Any, step: int, numbers: Mapping[str, float]) -> None:
+    """Now and then, and after the last step: `numbers` are what a training is like after optimizer step `step`.
+
+    By name: `learning-rate`, `total-loss` (weighted), `sparsity/whole` and of each component, `layer-sparsity/` of
+    each layer, and of learned methods `threshold/` of each group and `task-weight/` of each task. Fractions are
+    in [0, 1]. They are only made where somebody listens.
+    """
+
+
+@hookspec
 def model_evaluated(run: Any, step: int, rows: list[dict[str, Any]]) -> None:
     """The model was measured after `step` optimizer steps."""
+
+
+@hookspec
+def predictions_made(run: Any, step: int, pictures: Mapping[str, Any]) -> None:
+    """The final model was tried: `pictures`, RGB uint8 [H, W, 3] by name, show truth above prediction.
+
+    They are of the first test images, and only made where somebody listens.
+    """
 
 
 @hookspec

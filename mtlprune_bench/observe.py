@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from mtlprune_bench.store import Row
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What observers know of a run: its names, its folder, which stage it is in and how long that is."""
+    """What observers know of a run: its names, its folder, which stage it is in and how long that is.
+
+    `stage_folder` is where the present stage keeps its files; dense trainings and rounds have their own.
+    """
 
     id: str
     method: str
@@ -26,6 +29,7 @@ class RunInfo:
     folder: Path
     stage: str
     steps: int
+    stage_folder: Path
 
 
 class Observers:
@@ -50,9 +54,25 @@ class Observers:
             copies = [{name: mask.clone() for name, mask in masks.items()} for masks in (before, after)]
             self._tell("masks_updated", step=step, before=copies[0], after=copies[1])
 
+    def training_measured(self, step: int, read: Callable[[], Mapping[str, float]]) -> None:
+        """Tell what a training is like, which is read only if somebody listens."""
+        if self._told and self._hook.training_measured.get_hookimpls():
+            self._tell("training_measured", step=step, numbers=dict(read()))
+
     def model_evaluated(self, step: int, rows: list[Row]) -> None:
         """Tell what was measured after `step` steps."""
         self._tell("model_evaluated", step=step, rows=[dict(row) for row in rows])
+
+    def predictions_made(self, step: int, make: Callable[[], Mapping[str, Any]]) -> None:
+        """Tell what the final model predicts, which is made only if somebody listens; making it may fail."""
+        if not (self._told and self._hook.predictions_made.get_hookimpls()):
+            return
+        try:
+            pictures = make()
+        except Exception as error:
+            warnings.warn(f"No pictures: {type(error).__name__}: {error}. The run goes on.", stacklevel=2)
+            return
+        self._tell("predictions_made", step=step, pictures=dict(pictures))
 
     def run_finished(self, rows: list[Row]) -> None:
         """Tell that the run ended, and how."""

@@ -22,8 +22,11 @@ from mtlprune_bench.experiment import Experiment, differences, recipe_text
 from mtlprune_bench.files import is_locked, locked, write_text
 from mtlprune_bench.masks import Masks, sparsity
 from mtlprune_bench.networks import MULTITASK
+from mtlprune_bench.paradigms import paradigm
 from mtlprune_bench.pipeline import prepare_network
+from mtlprune_bench.predictions import sheets
 from mtlprune_bench.registry import Registry
+from mtlprune_bench.reopening import write_request
 from mtlprune_bench.stages import DISCOVERY_SIZE, Stages, waiting
 from mtlprune_bench.store import (
     COSTS,
@@ -96,6 +99,7 @@ def write_plan(experiment: Experiment, store: Store) -> None:
     }
     write_json(folder / "config.json", describe(experiment.config))
     write_json(folder / "plan.json", plan)
+    write_request(experiment, folder)
 
 
 def record_failure(experiment: Experiment, store: Store, registry: Registry, status: str, reason: str) -> None:
@@ -125,6 +129,8 @@ class Run:
         self.device = resolve_device(self.engine.device)
         self.folder = self.store.run_folder(self.config.run_id)
         self.stages = Stages(self.experiment, self.store, self.registry, self.engine, self.device)
+        updates = [dataclasses.asdict(update) for update in self.experiment.plan]
+        self.paradigm = paradigm(describe(self.config.method), updates)
 
     def rows(self) -> list[Row]:
         """Execute all stages and return what was measured; of several processes, in the first."""
@@ -135,7 +141,9 @@ class Run:
         if not self.stages.processes.first:
             return []
         rows = self._measure(model, masks)
-        self.stages.observers("evaluate").model_evaluated(self.config.recipe.steps, rows)
+        observers = self.stages.observers("evaluate")
+        observers.model_evaluated(self.config.recipe.steps, rows)
+        observers.predictions_made(self.config.recipe.steps, lambda: sheets(self.experiment, model))
         return rows
 
     def _write_facts(self) -> None:
@@ -218,6 +226,7 @@ class Run:
             "method": config.method.name,
             "settings": self.experiment.changes,
             "pretrained": config.method.pretrained,
+            "paradigm": self.paradigm,
             "dataset": config.dataset,
             "data": opened.splits.origin,
             "stand_in": opened.stand_in,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import time
 import warnings
@@ -44,12 +45,15 @@ from mtlprune_bench.registry import Registry
 from mtlprune_bench.scorers import Scores, Scoring
 from mtlprune_bench.seeds import derive
 from mtlprune_bench.state import BEST, CHECKPOINT, load_weights, weights_of
-from mtlprune_bench.store import LOCK, Store
+from mtlprune_bench.store import LOCK, SPARSITY, WHOLE, Store, append_history
 from mtlprune_bench.tasks import Batch
-from mtlprune_bench.train import Training, Watch, train
+from mtlprune_bench.train import Reading, Training, Watch, train
 
 DENSE = "dense training"
 """The training that all runs with the same data, model, recipe and seed share."""
+
+SPARSITIES = "sparsity.jsonl"
+"""What the sparsity of each component is while a training changes masks, in the training's folder."""
 
 DISCOVERY_SIZE = 64
 """Side in pixels of the image by which components are discovered."""
@@ -60,6 +64,12 @@ def waiting(folder: Path) -> Callable[[str], None]:
     return lambda owner: warnings.warn(
         f"Process {owner} is working on {folder.name}; waiting until it ends.", stacklevel=3
     )
+
+
+def _share(counts: Iterable[tuple[int, int]]) -> float:
+    """Return the share of what is removed in all, of pairs of a part and a whole."""
+    removed, total = map(sum, zip(*counts, strict=True))
+    return removed / total
 
 
 class Stages:
@@ -83,8 +93,8 @@ class Stages:
         network = self.experiment.build_model(torch.device("cpu")).float()
         return discover(network, torch.zeros(1, 3, DISCOVERY_SIZE, DISCOVERY_SIZE))
 
-    def observers(self, stage: str, steps: int = 0) -> Observers:
-        """Return the observers of a stage of this run."""
+    def observers(self, stage: str, steps: int = 0, folder: Path | None = None) -> Observers:
+        """Return the observers of a stage of this run, which keeps its files in `folder`, if not in the run's."""
         config = self.config
         info = RunInfo(
             id=config.run_id,
@@ -96,6 +106,7 @@ class Stages:
             folder=self.folder,
             stage=stage,
             steps=steps,
+            stage_folder=folder or self.folder,
         )
         return Observers(self._registry, info, told=self.processes.first)
 
@@ -157,9 +168,17 @@ class Stages:
 
     def train(self, folder: Path, name: str, model: nn.Module, recipe: Recipe, masks: Masks, **more: Any) -> Masks:
         """Train `model` in `folder` from the weights it has, and return its final masks; `more` is Training's."""
-        observers = self.observers(name, recipe.steps)
+        observers = self.observers(name, recipe.steps, folder)
         observers.run_started()
         reset_peak_memory(self.device)
+        changing = bool(more.get("plan") or more.get("learner"))
+
+        def measured(step: int, read: Callable[[], Reading]) -> None:
+            read = functools.cache(read)
+            if changing and self.processes.first:
+                append_history(folder / SPARSITIES, [{"step": step, "sparsity": self._sparsities(read())}])
+            observers.training_measured(step, lambda: self._numbers(read()))
+
         training = Training(
             **{
                 "model": model,
@@ -170,7 +189,7 @@ class Stages:
                 "folder": folder,
                 "seed": derive(self.config.seed, name),
                 "checkpoint_seconds": self._engine.checkpoint_seconds,
-                "watch": Watch(observers.step_finished, observers.masks_updated),
+                "watch": Watch(observers.step_finished, observers.masks_updated, measured),
                 "processes": self.processes,
                 **more,
             }
@@ -183,6 +202,19 @@ class Stages:
             for leftover in (CHECKPOINT, BEST):
                 (folder / leftover).unlink(missing_ok=True)
         return trained.masks
+
+    def _sparsities(self, reading: Reading) -> dict[str, float]:
+        """Return the sparsity of the whole network and of each component; none of a network without masks."""
+        found = {WHOLE: tuple(reading.removed), **self.components.by_name()} if reading.removed else {}
+        counts = {name: [reading.removed[layer] for layer in layers] for name, layers in found.items()}
+        return {name: _share(counted) for name, counted in counts.items()}
+
+    def _numbers(self, reading: Reading) -> dict[str, float]:
+        """Return what observers are told of a reading, by name."""
+        components = {f"{SPARSITY}/{name}": value for name, value in self._sparsities(reading).items()}
+        layers = {f"layer-{SPARSITY}/{name}": _share([counts]) for name, counts in reading.removed.items()}
+        losses = {"learning-rate": reading.learning_rate, "total-loss": reading.total}
+        return losses | components | layers | dict(reading.learned)
 
     def keep_cost(self, folder: Path, name: str, seconds: float) -> None:
         """Write down the time and memory of a part of the work in `folder`."""

@@ -80,6 +80,14 @@ class Learner(Protocol):
         """Return whether the weights have the sparsity asked for, or more."""
         ...
 
+    def removed(self) -> dict[str, tuple[int, int]]:
+        """Return how many weights of each layer are zero now, and how many it has."""
+        ...
+
+    def numbers(self) -> dict[str, float]:
+        """Return what else is trained, or follows from it, by name."""
+        ...
+
     def state(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds of it, beside the model's parameters."""
         ...

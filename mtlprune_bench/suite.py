@@ -18,6 +18,7 @@ from mtlprune_bench.jobs import Job, Outcome, Runner, graph
 from mtlprune_bench.launch import check_devices
 from mtlprune_bench.opening import OpenDataset
 from mtlprune_bench.registry import Registry
+from mtlprune_bench.reopening import REQUEST, write_request
 from mtlprune_bench.request import Request
 from mtlprune_bench.run import record_failure, write_plan
 from mtlprune_bench.store import FINISHED, Store, read_rows
@@ -185,6 +186,8 @@ def execute_all(
     for name, experiment in experiments.items():
         ended = status_of(experiment, store)
         if ended is not None and name not in left:
+            if not (store.run_folder(name) / REQUEST).exists():  # earlier versions wrote none
+                write_request(experiment, store.run_folder(name))
             yield ended
     for job in jobs:
         if job.kind == "run":  # so that nobody removes a stage that is made before the run begins

@@ -214,11 +214,28 @@ class Learner:
 
     def sparsity(self) -> Tensor:
         """Return the fraction of prunable weights that are zero once softened, a float64 scalar on the device."""
+        return self._zeros().sum().double() / self._total
+
+    def _zeros(self) -> Tensor:
+        """Return how many weights are zero once softened, int64 [layers], on the device."""
         with torch.no_grad():
             zeros = [
                 (weight.abs() <= torch.sigmoid(self._s[name])).sum() for name, weight in self._weights.items()
             ]
-            return torch.stack(zeros).sum().double() / self._total
+            return torch.stack(zeros)
+
+    def removed(self) -> dict[str, tuple[int, int]]:
+        """Return how many weights of each layer are zero once softened, and how many it has."""
+        zeros = zip(self._zeros().tolist(), self._weights.items(), strict=True)
+        return {name: (count, weight.numel()) for count, (name, weight) in zeros}
+
+    def numbers(self) -> dict[str, float]:
+        """Return the threshold of each group, in (0, 1), and the weight of each task's loss, where they adapt."""
+        thresholds = {
+            f"threshold/{group}": float(torch.sigmoid(s.detach())) for group, s in self._thresholds.items()
+        }
+        weights = {} if self._loss_weights is None else self._loss_weights.weights
+        return thresholds | {f"task-weight/{task}": float(weight) for task, weight in weights.items()}
 
     def state(self) -> dict[str, Tensor]:
         """Return what a checkpoint must hold beside parameters and Adam's state; copies."""

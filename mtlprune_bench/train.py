@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,6 +34,9 @@ from mtlprune_bench.state import (
 from mtlprune_bench.store import append_history
 from mtlprune_bench.tasks import Batch, Objective
 
+READINGS = 200
+"""How many times at most a training is measured while it runs, its last step not counted."""
+
 FLUSH_EVERY = 10
 """Steps between two looks at the losses on an accelerator, where looking waits for it."""
 
@@ -43,11 +47,25 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What a training is like after a step: `removed` are the weights that are zero in each layer, and all of it.
+
+    `total` is the weighted loss of the step's batch. `learned` are thresholds and task weights, by name.
+    """
+
+    learning_rate: float
+    total: float
+    removed: Mapping[str, tuple[int, int]]
+    learned: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Watch:
-    """What the loop tells while it runs: the losses of each step, and masks before and after an update."""
+    """What the loop tells while it runs: losses, masks before and after an update, and how to read its state."""
 
     step_finished: Callable[[int, Mapping[str, float]], None]
     masks_updated: Callable[[int, Masks, Masks], None]
+    measured: Callable[[int, Callable[[], Reading]], None] = lambda step, read: None
 
 
 Remake = Callable[[Update, Masks, Batch], tuple[dict[str, Tensor], dict[str, Tensor]]]
@@ -115,6 +133,8 @@ def train(training: Training, masks: Masks) -> Trained:
             for update in updates.get(state.step, ()):
                 _update(training, state, update, batch)
             _step(training, state, batch)
+            if state.step % max(1, recipe.steps // READINGS) == 0 or state.step == recipe.steps - 1:
+                training.watch.measured(state.step, partial(_read, training, state))
             state.step += 1
             _select(training, state)
             _look(training, state)
@@ -143,6 +163,20 @@ def _step(training: Training, state: State, batch: Batch) -> None:
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.unseen.append((state.step, tuple(losses), torch.stack(list(losses.values()))))
+
+
+def _read(training: Training, state: State) -> Reading:
+    """Return what the training is like now; on an accelerator this waits for it."""
+    _, tasks, values = state.unseen[-1]
+    learner = training.learner
+    total = (learner or training.objective).total(dict(zip(tasks, values, strict=True)))
+    removed = {name: (int((~mask).sum()), mask.numel()) for name, mask in state.masks.items()}
+    return Reading(
+        learning_rate=training.recipe.lr_at(state.step),
+        total=float(total),
+        removed=learner.removed() if learner else removed,
+        learned=learner.numbers() if learner else {},
+    )
 
 
 def _backward(training: Training, state: State, batch: Batch) -> dict[str, Tensor]:

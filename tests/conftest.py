@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ import torch
 
 # Tests run in two processes on two cores; threads of one would only slow the other down.
 torch.set_num_threads(1)
+
+# Interrupts are ignored by what a shell starts in the background, and by its children, some of which are interrupted.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

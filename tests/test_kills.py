@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -189,3 +191,21 @@ def test_two_suites_on_one_store_do_everything_once(suite, undisturbed):
     for training in suite.store.rglob("history.jsonl"):
         steps = SETTINGS["finetune" if "finetune" in training.parent.name else "train"]["steps"]
         assert len(training.read_text().splitlines()) == steps, "nothing is trained twice"
+
+
+def test_a_full_disk_stops_everything_with_one_line_and_what_is_stored_stays(suite, undisturbed):
+    # A limit on the size of files, which workers inherit, fails in the same place as a full disk.
+    limit = (6_000, 6_000)
+    answer = subprocess.run(
+        [*COMMAND, f"--store={suite.store}", "--workers=2"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 1
+    assert answer.stdout == ""
+    assert re.fullmatch(
+        r"Error: Cannot write .+safetensors: .+ Free some space or choose another folder\.\n", answer.stderr
+    )
+    assert {folder.name: contents(folder) for folder in finish(suite.store)} == undisturbed

@@ -64,6 +64,7 @@ def test_a_run_leaves_everything_that_is_needed_to_repeat_it(tmp_path, registry)
         "config.json",
         "environment.json",
         "plan.json",
+        "request.json",
         "start-masks.safetensors",
         "masks.safetensors",
         "weights.safetensors",

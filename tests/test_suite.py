@@ -357,3 +357,17 @@ def test_two_cells_that_come_to_one_run_are_refused_in_a_suite(registry):
         prepare_all([static(0.8), default], registry, **SILENT, distinct=True)
     dense = prepare_all([request("dense", 0.5), request("dense", 0.8)], registry, **SILENT, distinct=True)
     assert len(dense) == 1
+
+
+def test_a_finished_run_of_an_earlier_version_gets_its_request(tmp_path, registry):
+    store = Store(tmp_path)
+    (outcome,) = run_all([request("snip")], store, registry, **SILENT)
+    folder = store.run_folder(outcome.name)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("[!.]*")}
+    written = (folder / "request.json").read_bytes()
+    (folder / "request.json").unlink()
+    list(run_all([request("snip")], store, registry, **SILENT))
+    after = {path.name: path.stat().st_mtime_ns for path in folder.glob("[!.]*")}
+    assert (folder / "request.json").read_bytes() == written
+    assert before.pop("request.json") != after.pop("request.json")
+    assert before == after

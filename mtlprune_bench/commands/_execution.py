@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mtlprune_bench.commands._options import BLOCKED
+
 if TYPE_CHECKING:
     from mtlprune_bench.jobs import Outcome
     from mtlprune_bench.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _without_tensorboard(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Block the observer that writes event files, in workers too."""
+    if value:
+        ctx.meta[BLOCKED] = (*ctx.meta.get(BLOCKED, ()), "observers.tensorboard")
 
 
 def execution_options(function: F) -> F:
@@ -32,6 +40,13 @@ def execution_options(function: F) -> F:
         click.option("--workers", type=click.IntRange(min=0), metavar="N", help="Processes side by side."),
         click.option(
             "--ray-address", metavar="HOST:PORT", help="Ray cluster to join; auto: the one running here."
+        ),
+        click.option(
+            "--no-tensorboard",
+            is_flag=True,
+            callback=_without_tensorboard,
+            expose_value=False,
+            help="Write no event files of TensorBoard, as where it is not installed.",
         ),
     ]
     for option in reversed(options):

@@ -148,9 +148,9 @@ def _execute(ctx: click.Context, folder: Path, options: dict[str, Any], retry: b
     experiments, registry, opened = _open(ctx, options)
     if retry:
         experiments = failed(experiments, store)
-        if not experiments:
-            click.echo("No run has failed.")
-            return 0
+    if not experiments:
+        click.echo("No run has failed." if retry else f"Nothing is in shard {options['shard']}.")
+        return 0
     return report(execute_all(experiments, store, registry, opened, retry), store)
 
 
