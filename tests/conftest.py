@@ -12,7 +12,7 @@ import torch
 # Tests run in two processes on two cores; threads of one would only slow the other down.
 torch.set_num_threads(1)
 
-# Interrupts are ignored by what a shell starts in the background, and by its children, some of which are interrupted.
+# What a shell starts in the background ignores interrupts, and so do its children; tests interrupt some.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
