@@ -124,12 +124,15 @@ def summary_of(value: Any, module: Any) -> str:
 def load_registry(plugins: Sequence[str] = (), blocked: Sequence[str] = (), built_in: bool = True) -> Registry:
     """Load the built-in plugins, installed ones, those of MTLBENCH_PLUGINS and `plugins` (files or modules).
 
+    Those in `blocked` and in MTLBENCH_BLOCKED are left out.
+
     A plugin that fails to import or to register is listed in `failures`, and the rest still work. Raises
     PluginError where two plugins register one name, or a hook is misspelt, and UsageError for a blocked or
     named plugin that does not exist.
     """
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
+    blocked = [*_named_in("MTLBENCH_BLOCKED"), *blocked] if built_in else blocked
     registry = Registry(manager, plugins=tuple(plugins), blocked=tuple(blocked))
     for name in blocked:
         manager.set_blocked(name)
@@ -145,6 +148,11 @@ def load_registry(plugins: Sequence[str] = (), blocked: Sequence[str] = (), buil
     except pluggy.PluginValidationError as error:
         raise PluginError(f"{error} Known hooks: {', '.join(sorted(vars(manager.hook)))}.") from error
     return registry
+
+
+def _named_in(variable: str) -> list[str]:
+    """Return the names in an environment variable, which has the system's separator of paths between them."""
+    return [name for name in os.environ.get(variable, "").split(os.pathsep) if name]
 
 
 def _load(registry: Registry, name: str, origin: str, load: Any) -> None:
@@ -186,8 +194,7 @@ def _found(plugins: Sequence[str], built_in: bool) -> Iterator[tuple[str, str, A
     for point in importlib.metadata.entry_points(group=PROJECT):
         origin = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
         yield point.name, origin, point.load
-    environment = [target for target in os.environ.get("MTLBENCH_PLUGINS", "").split(os.pathsep) if target]
-    for target in dict.fromkeys([*environment, *plugins]):
+    for target in dict.fromkeys([*_named_in("MTLBENCH_PLUGINS"), *plugins]):
         yield _named(target)
 
 

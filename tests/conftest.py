@@ -12,6 +12,9 @@ import torch
 # Tests run in two processes on two cores; threads of one would only slow the other down.
 torch.set_num_threads(1)
 
+# Event files of every run, in every process, would take longer than the runs; the observer's own tests want them.
+os.environ["MTLBENCH_BLOCKED"] = "observers.tensorboard"
+
 # What a shell starts in the background ignores interrupts, and so do its children; tests interrupt some.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,5 +1,6 @@
 """The registry: discovery, clashes, failures, blocking, unknown names."""
 
+import os
 import sys
 
 import pytest
@@ -141,3 +142,12 @@ def test_names_may_carry_an_argument():
     registry = load_registry()
     assert registry.get("models", "timm:resnet18").argument == "resnet18"
     assert registry.get("arbiters", "at-least:2").votes == 2
+
+
+def test_plugins_are_left_out_by_the_environment_too(monkeypatch):
+    monkeypatch.setenv("MTLBENCH_BLOCKED", os.pathsep.join(["methods.snip", "methods.grasp"]))
+    registry = load_registry()
+    names = {entry.name for entry in registry.of_kind("methods")}
+    assert not names & {"snip", "grasp"}
+    assert {"rigl", "random"} <= names
+    assert set(registry.blocked) == {"methods.snip", "methods.grasp"}

@@ -21,6 +21,14 @@ def silent(text):
     pass
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _listening():
+    """Let the observer listen, which is blocked in other tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MTLBENCH_BLOCKED")
+        yield
+
+
 @pytest.fixture(scope="module")
 def registry():
     return load_registry([PLUGIN])
