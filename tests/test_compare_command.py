@@ -17,10 +17,15 @@ from mtlprune_bench.evidence import FORMATS, HEADINGS, NOT_ENOUGH, footnotes
 from mtlprune_bench.store import Store, write_json, write_rows
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch):
+    """Give every test a wide terminal."""
+    monkeypatch.setenv("COLUMNS", "500")
+
+
 @pytest.fixture
 def mtlbench(capsys, tmp_path, monkeypatch):
-    """Return a function that runs `mtlbench` on a wide terminal, on a store with SEEDS."""
-    monkeypatch.setenv("COLUMNS", "500")
+    """Return a function that runs `mtlbench` on a store with SEEDS."""
     monkeypatch.chdir(tmp_path)
     for row in frame(*SEEDS).to_dict("records"):
         folder = Store(tmp_path / "runs").run_folder(row["run"])
