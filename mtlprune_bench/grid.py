@@ -27,12 +27,11 @@ WHOLE = ("engine", "runner")
 
 @dataclass(frozen=True)
 class Suite:
-    """The runs that a file asks for, and its sections of settings for all of them."""
+    """The runs that a file asks for, and what it calls them."""
 
     title: str
     description: str
     requests: tuple[Request, ...]
-    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -116,9 +115,7 @@ def _suite(file: Mapping[str, Any]) -> Suite:
         if not any(cell.grid == number for cell in kept):
             raise UsageError(f"grid {number} is empty: every cell of it is excluded.")
     _check_duplicates(kept)
-    return Suite(
-        file.get("title", ""), file.get("description", ""), tuple(cell.request for cell in kept), settings
-    )
+    return Suite(file.get("title", ""), file.get("description", ""), tuple(cell.request for cell in kept))
 
 
 def _cells(

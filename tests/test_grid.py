@@ -87,7 +87,7 @@ def test_a_grid_takes_from_run_what_it_does_not_say_itself(suite):
         protocol = "standard"
     """
     found = suite(text)
-    assert (found.title, found.description, found.settings) == ("T", "D", {})
+    assert (found.title, found.description) == ("T", "D")
     cells = [(r.method, r.dataset, r.model, r.sparsity, r.seed, r.protocol) for r in found.requests]
     assert cells == [
         *(("one", "a", "m", sparsity, seed, "disparse") for sparsity in (0.5, 0.7) for seed in (0, 1)),
@@ -108,7 +108,8 @@ def test_every_run_file_is_a_suite_of_the_same_runs():
     asked = read_suite(path)
     assert list(asked.requests) == run_requests(*read_run(path))
     assert len(asked.requests) == 17 * 4 * 3
-    assert asked.settings == {"train": {"steps": 200, "lr_decay_every": 75}, "finetune": {"steps": 50}}
+    settings = {"train": {"steps": 200, "lr_decay_every": 75}, "finetune": {"steps": 50}}
+    assert all(request.settings == settings for request in asked.requests)
 
 
 PRECEDENCE = """
@@ -144,7 +145,6 @@ def test_sections_then_methods_then_the_grids_settings_then_what_is_varied(suite
         "method": {"one": "section", "two": "method", "three": "grid", "four": "varied"},
     }
     assert other.settings["method"] == {"one": "section", "two": "other", "three": "grid", "four": "varied"}
-    assert suite(PRECEDENCE).settings["train"] == {"steps": 1, "batch": 1}, "those of the file are as they were"
 
 
 def test_a_name_and_settings_of_one_axis_are_kept_together(suite):
@@ -371,7 +371,7 @@ def test_the_tables_of_disparse_have_ten_rows_at_four_sparsities(registry, name,
     assert sorted(cells) == sorted(product(DISPARSE, (0.3, 0.5, 0.7, 0.9)))
     assert [r.seed for r in asked.requests if r.method == "dense"] == [0, 1, 2]
     assert {(r.dataset, r.protocol) for r in asked.requests} == {(name, "disparse")}
-    assert asked.settings["data"]["require_real"] is True
+    assert all(request.settings["data"]["require_real"] is True for request in asked.requests)
     labels = registry.get("datasets", name).labels
     assert next(label.classes for label in labels if label.task == "segmentation") == classes
 

@@ -58,6 +58,7 @@ def numbers(out, name):
 def test_what_a_suite_is_before_during_and_after(mtlbench, folder):
     code, out, _ = mtlbench("plan")
     assert code == 0
+    assert out.startswith("A few\n\n")
     assert len(re.findall(r"^dense-toy-s\d-\w+  6 steps, 6 forward, 6 backward$", out, re.M)) == 2
     scores = r"^├─ scores-toy-s\d-\w+  0 steps, 2 forward, 4 backward$"
     assert len(re.findall(scores, out, re.M)) == 2

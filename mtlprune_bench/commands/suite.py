@@ -83,6 +83,7 @@ def plan(ctx: click.Context, /, store: Path, measure: bool, **options: Any) -> N
 def _plan(ctx: click.Context, folder: Path, options: dict[str, Any], measure: bool = False) -> None:
     from mtlprune_bench.config import Engine, override
     from mtlprune_bench.environment import resolve_device
+    from mtlprune_bench.grid import read_suite
     from mtlprune_bench.render import plain
     from mtlprune_bench.store import Store
     from mtlprune_bench.survey import measure_speeds, measured_speeds, survey, totals, tree
@@ -90,6 +91,9 @@ def _plan(ctx: click.Context, folder: Path, options: dict[str, Any], measure: bo
     experiments, registry, _ = _open(ctx, options)
     store = Store(folder)
     states = survey(experiments, store)
+    suite = read_suite(options["file"])
+    words = ": ".join(text for text in (suite.title, suite.description) if text)
+    click.echo(f"{words}\n" if words else "", nl=bool(words))
     click.echo("\n".join(tree(states)) + "\n")
     click.echo(plain(*totals(experiments, states)))
     speeds = measured_speeds(experiments, states, store)
