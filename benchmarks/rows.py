@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from mtlprune_bench.render import caption, footnotes, names, number
-from mtlprune_bench.results import DELTA, Cell, Column, Comparison, Line, comparisons
+from mtlprune_bench.results.comparisons import DELTA, Cell, Column, Comparison, Line, comparisons
+from mtlprune_bench.results.render import caption, footnotes, names, number
 from mtlprune_bench.store import COLUMNS, FINISHED, SPARSITY, Store
 
 SHOWN = {

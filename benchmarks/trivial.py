@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtlprune_bench.adapters import Samples
-from mtlprune_bench.opening import open_dataset
-from mtlprune_bench.registry import load_registry
-from mtlprune_bench.request import Request
+from mtlprune_bench.host.registry import load_registry
+from mtlprune_bench.runs.opening import open_dataset
+from mtlprune_bench.runs.request import Request
 from mtlprune_bench.tasks import Labels
 
 

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mtlprune_bench.adapters import DataRequest, Dataset, Files, Labelling, Model, Sample, Samples, Splits
-    from mtlprune_bench.allocation import Erk, Global, Group, Uniform
-    from mtlprune_bench.arbiters import AND, MAJORITY, OR, AtLeast, Majority, Quorum, Unanimous
     from mtlprune_bench.data.formats import as_tensor, naming, read_npy, read_png, write_npy, write_png
     from mtlprune_bench.data.indexes import inside, numbered, read_index
     from mtlprune_bench.data.layouts import Column, Entry, Index, Layout, Place
     from mtlprune_bench.errors import DataError, MtlbenchError, PluginError, UsageError
     from mtlprune_bench.files import checksum, locked, set_aside, write_atomic, write_text
-    from mtlprune_bench.gradients import Voter, untouched, voter_gradients
-    from mtlprune_bench.hookspecs import Register, hookimpl
-    from mtlprune_bench.jobs import Job, Outcome, Runner, Slot, Work, lost
-    from mtlprune_bench.learned import AdaptiveWeights, LearnedMethod
-    from mtlprune_bench.method import (
+    from mtlprune_bench.host.hookspecs import Register, hookimpl
+    from mtlprune_bench.protocols import DISPARSE, STANDARD, Protocol
+    from mtlprune_bench.pruning.allocation import Erk, Global, Group, Uniform
+    from mtlprune_bench.pruning.arbiters import AND, MAJORITY, OR, AtLeast, Majority, Quorum, Unanimous
+    from mtlprune_bench.pruning.gradients import Voter, untouched, voter_gradients
+    from mtlprune_bench.pruning.learned import AdaptiveWeights, LearnedMethod
+    from mtlprune_bench.pruning.method import (
         AT_INIT,
         JOINT,
         PER_TASK,
@@ -33,7 +33,21 @@ if TYPE_CHECKING:
         Method,
         Start,
     )
-    from mtlprune_bench.metrics import (
+    from mtlprune_bench.pruning.schedules import Update, cubic, every, levels, never, once
+    from mtlprune_bench.pruning.scorers import (
+        Scores,
+        Scoring,
+        gradient,
+        gradient_flow,
+        magnitude,
+        noise,
+        saliency,
+    )
+    from mtlprune_bench.recipe import Recipe
+    from mtlprune_bench.runs.jobs import Job, Outcome, Runner, Slot, Work, lost
+    from mtlprune_bench.seeds import derive
+    from mtlprune_bench.tasks import Labels, Metric, Task
+    from mtlprune_bench.training.metrics import (
         Angles,
         Confusion,
         CrossEntropy,
@@ -50,37 +64,23 @@ if TYPE_CHECKING:
         relative_error,
         weighted_mean,
     )
-    from mtlprune_bench.protocols import DISPARSE, STANDARD, Protocol
-    from mtlprune_bench.recipe import Recipe
-    from mtlprune_bench.schedules import Update, cubic, every, levels, never, once
-    from mtlprune_bench.scorers import (
-        Scores,
-        Scoring,
-        gradient,
-        gradient_flow,
-        magnitude,
-        noise,
-        saliency,
-    )
-    from mtlprune_bench.seeds import derive
-    from mtlprune_bench.tasks import Labels, Metric, Task
 
 __version__ = "0.1.0"
 
 _HOME = {
     "adapters": ["DataRequest", "Dataset", "Files", "Labelling", "Model", "Sample", "Samples", "Splits"],
-    "allocation": ["Erk", "Global", "Group", "Uniform"],
-    "arbiters": ["AND", "MAJORITY", "OR", "AtLeast", "Majority", "Quorum", "Unanimous"],
+    "pruning.allocation": ["Erk", "Global", "Group", "Uniform"],
+    "pruning.arbiters": ["AND", "MAJORITY", "OR", "AtLeast", "Majority", "Quorum", "Unanimous"],
     "errors": ["DataError", "MtlbenchError", "PluginError", "UsageError"],
     "files": ["checksum", "locked", "set_aside", "write_atomic", "write_text"],
     "data.formats": ["as_tensor", "naming", "read_npy", "read_png", "write_npy", "write_png"],
-    "gradients": ["Voter", "untouched", "voter_gradients"],
-    "hookspecs": ["Register", "hookimpl"],
+    "pruning.gradients": ["Voter", "untouched", "voter_gradients"],
+    "host.hookspecs": ["Register", "hookimpl"],
     "data.indexes": ["inside", "numbered", "read_index"],
     "data.layouts": ["Column", "Entry", "Index", "Layout", "Place"],
-    "jobs": ["Job", "Outcome", "Runner", "Slot", "Work", "lost"],
-    "learned": ["AdaptiveWeights", "LearnedMethod"],
-    "method": [
+    "runs.jobs": ["Job", "Outcome", "Runner", "Slot", "Work", "lost"],
+    "pruning.learned": ["AdaptiveWeights", "LearnedMethod"],
+    "pruning.method": [
         "AT_INIT",
         "JOINT",
         "PER_TASK",
@@ -91,7 +91,7 @@ _HOME = {
         "Method",
         "Start",
     ],
-    "metrics": [
+    "training.metrics": [
         "Angles",
         "Confusion",
         "CrossEntropy",
@@ -110,8 +110,8 @@ _HOME = {
     ],
     "protocols": ["DISPARSE", "STANDARD", "Protocol"],
     "recipe": ["Recipe"],
-    "schedules": ["Update", "cubic", "every", "levels", "never", "once"],
-    "scorers": ["Scores", "Scoring", "gradient", "gradient_flow", "magnitude", "noise", "saliency"],
+    "pruning.schedules": ["Update", "cubic", "every", "levels", "never", "once"],
+    "pruning.scorers": ["Scores", "Scoring", "gradient", "gradient_flow", "magnitude", "noise", "saliency"],
     "seeds": ["derive"],
     "tasks": ["Labels", "Metric", "Task"],
 }

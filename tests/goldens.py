@@ -6,11 +6,11 @@ from pathlib import Path
 
 from tables import ERROR, FAILURE, frame
 
-from mtlprune_bench.deltas import ADAPMTL, MEAN
-from mtlprune_bench.published import beside
-from mtlprune_bench.render import FORMATS, render
-from mtlprune_bench.results import comparisons
-from mtlprune_bench.views import pivoted, with_columns, with_ranks
+from mtlprune_bench.results.comparisons import comparisons
+from mtlprune_bench.results.deltas import ADAPMTL, MEAN
+from mtlprune_bench.results.published import beside
+from mtlprune_bench.results.render import FORMATS, render
+from mtlprune_bench.results.views import pivoted, with_columns, with_ranks
 
 FOLDER = Path(__file__).parent / "golden"
 ENDINGS = {"terminal": "txt", "markdown": "md", "latex": "tex"}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from references import pruning as reference
 
 from mtlprune_bench import Erk, Global, Uniform, UsageError
-from mtlprune_bench.allocation import erk_densities
+from mtlprune_bench.pruning.allocation import erk_densities
 
 shape = st.lists(st.integers(1, 12), min_size=1, max_size=4).map(tuple)
 networks = st.lists(shape, min_size=1, max_size=6)

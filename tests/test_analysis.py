@@ -14,7 +14,7 @@ from torch import nn
 from toys import Toy, Tree, scoring
 
 from mtlprune_bench import MAJORITY, OR, Erk, Method, once, saliency
-from mtlprune_bench.analysis import (
+from mtlprune_bench.analysis.overlap import (
     Trunk,
     added,
     branch_at,
@@ -26,11 +26,11 @@ from mtlprune_bench.analysis import (
     trunk_of,
     watershed,
 )
-from mtlprune_bench.components import Components, prunable
-from mtlprune_bench.mask_sources import own_masks
-from mtlprune_bench.method import FixedRatio
-from mtlprune_bench.prune import fixed_masks
-from mtlprune_bench.registry import load_registry
+from mtlprune_bench.analysis.sources import own_masks
+from mtlprune_bench.host.registry import load_registry
+from mtlprune_bench.pruning.components import Components, prunable
+from mtlprune_bench.pruning.method import FixedRatio
+from mtlprune_bench.pruning.prune import fixed_masks
 
 # Figure 3 of DiSparse: IoU of the tasks' masks, from the released files, for the 33 layers that are plotted.
 NYU = [

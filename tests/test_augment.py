@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from references import warp as reference
 from torch.nn import functional as F
 
-from mtlprune_bench.augment import Warp, draw_warp, inside, warp_image, warp_labels
+from mtlprune_bench.training.augment import Warp, draw_warp, inside, warp_image, warp_labels
 
 FILL = torch.tensor([10.0, 20.0, 30.0])
 EMPTY = -1

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from mtlprune_bench import DISPARSE, STANDARD, DataError, Labels, Recipe, Sample, Splits, Task
-from mtlprune_bench.augment import draw_warp, inside, warp_image, warp_labels
-from mtlprune_bench.batches import Stream, evaluation_batches
 from mtlprune_bench.seeds import derive
 from mtlprune_bench.tasks import Objective
+from mtlprune_bench.training.augment import draw_warp, inside, warp_image, warp_labels
+from mtlprune_bench.training.batches import Stream, evaluation_batches
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.125)
 RECIPE = Recipe(steps=10, batch=4, crop=9)

@@ -11,8 +11,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mtlprune_bench.checkpoint import load_masks, load_tensors, save_masks, save_tensors
 from mtlprune_bench.files import set_aside
+from mtlprune_bench.training.checkpoint import load_masks, load_tensors, save_masks, save_tensors
 
 TENSORS = {
     "float32": torch.tensor([[1.5, -0.0], [float("inf"), 1e-45]]),
@@ -137,7 +137,7 @@ def test_masks_come_back_at_one_bit_a_weight(tmp_path):
 FILL = """
 import sys, torch
 from pathlib import Path
-from mtlprune_bench.checkpoint import save_tensors
+from mtlprune_bench.training.checkpoint import save_tensors
 from mtlprune_bench.errors import StoreError
 try:
     save_tensors(Path(sys.argv[1]), {"large": torch.zeros(100_000)})

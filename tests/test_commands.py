@@ -562,7 +562,7 @@ def test_a_bug_is_called_one_in_one_line(mtlbench, monkeypatch):
     def broken(*arguments):
         raise ZeroDivisionError("two\nlines")
 
-    monkeypatch.setattr("mtlprune_bench.catalogue.tables", broken)
+    monkeypatch.setattr("mtlprune_bench.runs.catalogue.tables", broken)
     answer = mtlbench("ls")
     assert answer.code == 1
     line = "Error: ZeroDivisionError: two lines. This is a bug in mtlbench or a plugin; --debug shows where.\n"

@@ -13,7 +13,7 @@ from test_render import NASTY
 
 from mtlprune_bench.commands import run_cli
 from mtlprune_bench.commands.compare import FORMATS as CHOICES
-from mtlprune_bench.evidence import FORMATS, HEADINGS, NOT_ENOUGH, footnotes
+from mtlprune_bench.results.evidence import FORMATS, HEADINGS, NOT_ENOUGH, footnotes
 from mtlprune_bench.store import Store, write_json, write_rows
 
 

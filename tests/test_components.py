@@ -6,7 +6,7 @@ from torch import nn
 from toys import Toy, Tree
 
 from mtlprune_bench import UsageError
-from mtlprune_bench.components import discover, prunable
+from mtlprune_bench.pruning.components import discover, prunable
 
 IMAGES = torch.zeros(1, 3, 6, 6)
 

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from mtlprune_bench import STANDARD, AtLeast, Labels, Method, Recipe, UsageError, once, saliency
-from mtlprune_bench.config import Engine, RunConfig, describe, digest, override
-from mtlprune_bench.request import merge_settings, parse_settings
+from mtlprune_bench.runs.config import Engine, RunConfig, describe, digest, override
+from mtlprune_bench.runs.request import merge_settings, parse_settings
 
 
 @dataclasses.dataclass(frozen=True)

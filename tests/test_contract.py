@@ -13,20 +13,20 @@ import pytest
 import torch
 
 from mtlprune_bench import Group, Method, Update, UsageError, noise, once, testing
-from mtlprune_bench import costs as costs_module
-from mtlprune_bench import networks as networks_module
-from mtlprune_bench import run as run_module
-from mtlprune_bench import stages as stages_module
-from mtlprune_bench.checkpoint import MASKS, WEIGHTS, load_masks, load_tensors, save_masks, save_tensors
-from mtlprune_bench.config import Engine
-from mtlprune_bench.observe import Observers
-from mtlprune_bench.request import Request
-from mtlprune_bench.run import execute
-from mtlprune_bench.state import State
+from mtlprune_bench.pruning.thresholds import Learner
+from mtlprune_bench.runs import costs as costs_module
+from mtlprune_bench.runs import run as run_module
+from mtlprune_bench.runs import stages as stages_module
+from mtlprune_bench.runs.config import Engine
+from mtlprune_bench.runs.observe import Observers
+from mtlprune_bench.runs.request import Request
+from mtlprune_bench.runs.run import execute
+from mtlprune_bench.runs.suite import prepare_all
 from mtlprune_bench.store import Store, read_rows, write_rows
-from mtlprune_bench.suite import prepare_all
 from mtlprune_bench.testing import ASKED, CHECKS, TINY, load_registry, register_tiny
-from mtlprune_bench.thresholds import Learner
+from mtlprune_bench.training import networks as networks_module
+from mtlprune_bench.training.checkpoint import MASKS, WEIGHTS, load_masks, load_tensors, save_masks, save_tensors
+from mtlprune_bench.training.state import State
 
 REGISTRY = load_registry([str(Path(__file__).parent / "toy_plugin.py")])
 

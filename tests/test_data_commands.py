@@ -13,7 +13,7 @@ from test_verify import LAYOUT, photo
 
 from mtlprune_bench.commands import data, run_cli
 from mtlprune_bench.data import layouts, locate
-from mtlprune_bench.registry import load_registry
+from mtlprune_bench.host.registry import load_registry
 
 NAME = "nyuv2-3task"
 COMMANDS = ("info", "verify", "prepare", "show", "synth")

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from benchmarks.rows import page
-from mtlprune_bench.registry import load_registry
-from mtlprune_bench.results import comparisons
+from mtlprune_bench.host.registry import load_registry
+from mtlprune_bench.results.comparisons import comparisons
 
 TESTS = Path(__file__).parent
 FIDELITY, DATA = ((TESTS.parent / "docs" / name).read_text() for name in ("fidelity.md", "data.md"))

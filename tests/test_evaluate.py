@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mtlprune_bench.batches import evaluation_batches
-from mtlprune_bench.evaluate import evaluate, total_loss
-from mtlprune_bench.registry import load_registry
-from mtlprune_bench.request import Request
-from mtlprune_bench.suite import prepare_all
+from mtlprune_bench.host.registry import load_registry
+from mtlprune_bench.runs.request import Request
+from mtlprune_bench.runs.suite import prepare_all
+from mtlprune_bench.training.batches import evaluation_batches
+from mtlprune_bench.training.evaluate import evaluate, total_loss
 
 PLUGIN = str(Path(__file__).parent / "toy_plugin.py")
 CPU = torch.device("cpu")

@@ -17,15 +17,15 @@ from hypothesis.extra import numpy as hnp
 from test_commands import mtlbench, refused  # noqa: F401
 from torch import nn
 
-from mtlprune_bench import export as module
-from mtlprune_bench.checkpoint import load_masks
 from mtlprune_bench.commands import run_cli
 from mtlprune_bench.commands.export import FORMATS as NAMES
 from mtlprune_bench.errors import StoreError, UsageError
-from mtlprune_bench.export import FORMATS, Format, export, image_size, open_subject, read_packed
-from mtlprune_bench.packing import pack_weights, unpack_weights
-from mtlprune_bench.registry import load_registry
+from mtlprune_bench.export import formats as module
+from mtlprune_bench.export.formats import FORMATS, Format, export, image_size, open_subject, read_packed
+from mtlprune_bench.export.packing import pack_weights, unpack_weights
+from mtlprune_bench.host.registry import load_registry
 from mtlprune_bench.store import Store
+from mtlprune_bench.training.checkpoint import load_masks
 
 PLUGIN = str(Path(__file__).parent / "toy_plugin.py")
 TOY = ("--plugin", PLUGIN)

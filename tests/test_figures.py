@@ -10,11 +10,12 @@ import pytest
 import torch
 from tables import ERROR, frame
 
-from mtlprune_bench import charts, figures, predictions, traces
 from mtlprune_bench.adapters import Sample
 from mtlprune_bench.errors import UsageError
-from mtlprune_bench.registry import load_registry
-from mtlprune_bench.results import comparisons
+from mtlprune_bench.figures import charts, style, traces
+from mtlprune_bench.host.registry import load_registry
+from mtlprune_bench.results.comparisons import comparisons
+from mtlprune_bench.runs import predictions
 from mtlprune_bench.store import Store
 from mtlprune_bench.tasks import Labels
 
@@ -25,7 +26,7 @@ WHOLE = {"task": "", "split": "", "component": "whole", "metric": "sparsity", "h
 
 @pytest.fixture(autouse=True)
 def _style():
-    with matplotlib.rc_context(figures.STYLE):
+    with matplotlib.rc_context(style.STYLE):
         yield
 
 
@@ -60,7 +61,7 @@ def cost(name, value, **more):
 
 def test_built_in_methods_differ_as_lines_in_grey_and_as_markers_in_colour():
     names = [entry.name for entry in load_registry().of_kind("methods")]
-    looks = [figures.look_of(name) for name in names]
+    looks = [style.look_of(name) for name in names]
     assert len(looks) > 20
     assert len({(look.marker, look.hollow, str(look.dash)) for look in looks}) == len(looks)
     assert len({look.seen for look in looks}) == len(looks)
@@ -71,14 +72,14 @@ def test_a_method_looks_the_same_whatever_else_is_drawn():
     many = results(
         *({"method": name, "settings": text} for name in ("snip", "lth", "gmp") for text in ("", "a=1"))
     )
-    ours, theirs = figures.looks(few.lines), figures.looks(many.lines)
+    ours, theirs = style.looks(few.lines), style.looks(many.lines)
     assert {name: theirs[name] for name in ours} == ours
     assert theirs["snip (a=1)"]["color"] == theirs["snip"]["color"]
 
 
 def test_settings_of_a_method_are_told_apart_even_where_their_looks_would_be_one():
     lines = results(*({"settings": f"a={number}"} for number in range(20)), {}).lines
-    drawings = figures.looks(lines).values()
+    drawings = style.looks(lines).values()
     assert len({(each["marker"], each["markerfacecolor"]) for each in drawings}) == 21
 
 
@@ -163,14 +164,14 @@ def test_only_dense_networks_have_no_components_to_draw():
 def test_a_stand_in_is_said_loudly():
     figure = charts.sparsity_figure(results(LOSS | {"stand_in": True}))
     assert "STAND-IN, not the real data" in figure.get_suptitle()
-    assert figure._suptitle.get_color() == figures.LOUD
-    assert charts.sparsity_figure(results(LOSS))._suptitle.get_color() == figures.PALE
+    assert figure._suptitle.get_color() == style.LOUD
+    assert charts.sparsity_figure(results(LOSS))._suptitle.get_color() == style.PALE
 
 
 @pytest.mark.parametrize(("ending", "sign"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
 def test_files_are_what_their_names_say_and_the_same_bytes_every_time(tmp_path, ending, sign):
-    figures.write([charts.sparsity_figure(losses())], tmp_path / f"a.{ending}")
-    figures.write([charts.sparsity_figure(losses())], tmp_path / f"b.{ending}")
+    style.write([charts.sparsity_figure(losses())], tmp_path / f"a.{ending}")
+    style.write([charts.sparsity_figure(losses())], tmp_path / f"b.{ending}")
     one, two = ((tmp_path / f"{name}.{ending}").read_bytes() for name in "ab")
     assert one.startswith(sign)
     assert one == two
@@ -178,10 +179,10 @@ def test_files_are_what_their_names_say_and_the_same_bytes_every_time(tmp_path, 
 
 def test_several_figures_are_numbered_and_another_ending_is_refused(tmp_path):
     two = [charts.sparsity_figure(losses()) for _ in range(2)]
-    assert figures.write(two, tmp_path / "x.svg") == [tmp_path / "x-1.svg", tmp_path / "x-2.svg"]
+    assert style.write(two, tmp_path / "x.svg") == [tmp_path / "x-1.svg", tmp_path / "x-2.svg"]
     assert (tmp_path / "x-2.svg").exists()
     with pytest.raises(UsageError, match=r"x\.gif does not end in \.pdf, \.svg, \.png"):
-        figures.write(two, tmp_path / "x.gif")
+        style.write(two, tmp_path / "x.gif")
 
 
 def history(folder, file, key, values):

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from mtlprune_bench.commands import run_cli
-from mtlprune_bench.costs import parts
 from mtlprune_bench.errors import UsageError
-from mtlprune_bench.grid import read_run, read_suite, run_requests
-from mtlprune_bench.jobs import graph
-from mtlprune_bench.registry import load_registry
-from mtlprune_bench.request import merge_settings
-from mtlprune_bench.suite import prepare_all
+from mtlprune_bench.host.registry import load_registry
+from mtlprune_bench.runs.costs import parts
+from mtlprune_bench.runs.grid import read_run, read_suite, run_requests
+from mtlprune_bench.runs.jobs import graph
+from mtlprune_bench.runs.request import merge_settings
+from mtlprune_bench.runs.suite import prepare_all
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "suites.md").read_text()

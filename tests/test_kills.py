@@ -12,11 +12,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from children import seconds_of, workers_of
 
-from mtlprune_bench.registry import load_registry
-from mtlprune_bench.request import Request
+from mtlprune_bench.host.registry import load_registry
+from mtlprune_bench.runs.request import Request
+from mtlprune_bench.runs.suite import run_all
 from mtlprune_bench.store import Store, read_history, read_rows
-from mtlprune_bench.suite import run_all
 
 PLUGINS = [str(Path(__file__).parent / f"{name}_plugin.py") for name in ("toy", "gate")]
 METHODS = ("random", "snip", "toy-finetune")
@@ -166,13 +167,9 @@ def test_an_interrupt_is_one_line_and_leaves_no_process(suite, undisturbed):
 
 def test_an_interrupt_while_workers_start_is_one_line_too(suite):
     process, log = suite.start(workers=2)
-
-    def importing():
-        children = psutil.Process(process.pid).children()
-        return [child for child in children if "spawn_main" in "".join(child.cmdline())]
-
-    until(lambda: any(child.cpu_times().user > 0.5 for child in importing()))
-    workers = importing()
+    parent = psutil.Process(process.pid)
+    until(lambda: any(seconds_of(child) > 0.5 for child in workers_of(parent)))
+    workers = workers_of(parent)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(PATIENCE) == 130
     assert len(workers) == 2

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,66 +13,41 @@ ENGINE = ROOT / "mtlprune_bench"
 
 ROWS = [
     # Nothing of ours below these.
-    ["errors", "seeds", "tensors", "data"],
-    ["data.formats"],
-    # Pure functions of tensors and numbers, and files that survive.
-    [
-        "deltas",
-        "paradigms",
-        "ranks",
-        "significance",
-        "masks",
-        "arbiters",
-        "allocation",
-        "metrics",
-        "augment",
-        "files",
-        "processes",
-        "protocols",
-        "recipe",
-    ],
-    # The words in which runs are described.
-    ["schedules", "checkpoint", "packing", "launch", "store"],
-    ["tasks"],
+    ["errors", "seeds", "tensors", "paradigms"],
+    # Files that survive, processes, and the words in which runs are described.
+    ["files", "processes", "protocols", "recipe", "data.formats", "host"],
+    ["store", "tasks"],
     ["data.layouts"],
-    ["adapters", "components", "gradients", "evaluate", "data.indexes", "data.shards"],
-    ["scorers", "analysis", "kernels", "batches", "networks", "data.locate", "data.pictures"],
-    ["method", "timing", "data.photos", "data.reports", "data.synth"],
-    ["learned", "prune", "state", "data.prepared", "data.verify"],
-    ["config", "regrow", "thresholds", "train", "data.find"],
-    # Plugins.
-    ["hookspecs", "request"],
-    ["registry"],
+    ["adapters"],
+    # What a run is made of.
+    ["data", "pruning"],
+    ["training"],
     # Whole runs, and what is said about them.
-    ["observe", "grid", "opening", "environment"],
-    ["experiment"],
-    ["costs", "checks", "predictions", "reopening"],
-    ["jobs"],
-    ["stages"],
-    ["pipeline"],
-    ["run", "catalogue", "export", "results", "leftovers", "mask_sources", "data.inventory"],
-    ["worker", "views", "measure"],
-    ["captions", "published"],
-    ["suite", "figures", "mask_views", "merge", "paired", "plans", "render"],
-    ["survey", "charts", "evidence", "galleries", "mask_figures", "traces"],
+    ["runs"],
+    ["results", "analysis", "export"],
+    ["figures"],
     ["testing"],
     ["commands"],
 ]
-ROW = {module: row for row, modules in enumerate(ROWS) for module in modules}
+ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 
 
 def modules():
-    return sorted(path for path in ENGINE.rglob("*.py") if path.name != "__init__.py" or path.parent != ENGINE)
+    return sorted(path for path in ENGINE.rglob("*.py") if path != ENGINE / "__init__.py")
 
 
-def layer_of(path):
-    return named(".".join(path.relative_to(ENGINE).with_suffix("").parts))
+def name_of(path):
+    return ".".join(path.relative_to(ENGINE).with_suffix("").parts).removesuffix(".__init__")
 
 
-def named(module):
-    """Return what has a row: a module, or the folder of one; those of `data` have rows of their own."""
-    parts = module.removesuffix(".__init__").split(".")
-    return ".".join(parts[: 2 if parts[0] == "data" else 1])
+def placed(module):
+    """Return what of ROWS a module belongs to: itself, or its folder."""
+    return module if module in ROW else module.partition(".")[0]
+
+
+def is_module(name):
+    path = ENGINE.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
 
 
 def imported(path):
@@ -84,30 +60,35 @@ def imported(path):
                 self.generic_visit(node)
 
         def visit_ImportFrom(self, node):
-            module = node.module or ""
-            if module == "mtlprune_bench":
-                names.update(alias.name for alias in node.names)
-            elif module.startswith("mtlprune_bench."):
-                names.add(named(module.removeprefix("mtlprune_bench.")))
+            package, _, inner = (node.module or "").partition(".")
+            if package == "mtlprune_bench":
+                for alias in node.names:
+                    name = f"{inner}.{alias.name}".lstrip(".")
+                    names.add(name if is_module(name) else inner)
 
         def visit_Import(self, node):
             full = [alias.name for alias in node.names if alias.name.startswith("mtlprune_bench.")]
-            names.update(named(name.removeprefix("mtlprune_bench.")) for name in full)
+            names.update(name.removeprefix("mtlprune_bench.") for name in full)
 
     Visitor().visit(ast.parse(path.read_text()))
-    return {name for name in names if name != "__version__"}
+    return names - {""}
 
 
 def test_every_module_has_a_row():
-    assert {layer_of(path) for path in modules()} == set(ROW)
+    assert {placed(name_of(path)) for path in modules()} == set(ROW)
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ENGINE)))
 def test_imports_point_down(path):
-    own = layer_of(path)
-    inner = {own} if path.parent != ENGINE else set()  # modules of one folder may import each other
-    for name in imported(path) - inner:
-        assert ROW[name] < ROW[own], f"{own} (row {ROW[own]}) imports {name} (row {ROW[name]})"
+    own = placed(name_of(path))
+    for name in imported(path):
+        # What belongs to one row by its folder may import each other.
+        assert placed(name) == own or ROW[placed(name)] < ROW[own], f"{name_of(path)} imports {name}"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    graph = {name_of(path): imported(path) for path in modules() if path.name != "__init__.py"}
+    assert set(TopologicalSorter(graph).static_order()) >= set(graph)
 
 
 @pytest.mark.parametrize(
@@ -122,8 +103,8 @@ def test_plugins_import_public_names_only_and_no_other_plugin(path):
 
 
 def test_the_engine_names_no_method_dataset_or_task():
-    from mtlprune_bench.deltas import DEFINITIONS
-    from mtlprune_bench.registry import load_registry
+    from mtlprune_bench.host.registry import load_registry
+    from mtlprune_bench.results.deltas import DEFINITIONS
 
     registry = load_registry()
     names = {entry.name for kind in ("methods", "datasets", "tasks", "models") for entry in registry.of_kind(kind)}

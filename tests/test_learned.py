@@ -13,13 +13,13 @@ from torch import nn
 from toys import Toy, Tree, batches, objective
 
 from mtlprune_bench import Recipe, UsageError
-from mtlprune_bench.components import discover
 from mtlprune_bench.errors import StoreError
-from mtlprune_bench.learned import AdaptiveWeights, LearnedMethod
-from mtlprune_bench.masks import kept_count, sparsity
+from mtlprune_bench.host.registry import load_registry
 from mtlprune_bench.plugins.datasets.nyuv2 import TRAIN
-from mtlprune_bench.registry import load_registry
-from mtlprune_bench.thresholds import Learner, SoftThreshold, groups
+from mtlprune_bench.pruning.components import discover
+from mtlprune_bench.pruning.learned import AdaptiveWeights, LearnedMethod
+from mtlprune_bench.pruning.masks import kept_count, sparsity
+from mtlprune_bench.pruning.thresholds import Learner, SoftThreshold, groups
 
 LOSSES = {"a": 1.0, "b": 20.0}
 RECIPE = Recipe(steps=40, batch=2, crop=6, lr=1e-2, lr_decay_every=10, weight_decay=0.1)

@@ -3,10 +3,10 @@
 import pytest
 
 from benchmarks.trivial import scores
-from mtlprune_bench.registry import load_registry
-from mtlprune_bench.request import Request
+from mtlprune_bench.host.registry import load_registry
+from mtlprune_bench.runs.request import Request
+from mtlprune_bench.runs.suite import run_all
 from mtlprune_bench.store import Store, read_rows
-from mtlprune_bench.suite import run_all
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 from mtlprune_bench.commands import run_cli
 from mtlprune_bench.errors import StoreError, UsageError
 from mtlprune_bench.files import locked
-from mtlprune_bench.leftovers import HOUR, MERGING, REPLACED, leftovers, remove
+from mtlprune_bench.runs.leftovers import HOUR, MERGING, REPLACED, leftovers, remove
 from mtlprune_bench.store import LOCK, Store, read_rows, write_json, write_rows
 
 PLUGIN = str(Path(__file__).parent / "toy_plugin.py")
@@ -226,7 +226,7 @@ def test_a_removal_that_is_stopped_leaves_no_half_stage(store, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("mtlprune_bench.leftovers.shutil.rmtree", stopped)
+        patch.setattr("mtlprune_bench.runs.leftovers.shutil.rmtree", stopped)
         with pytest.raises(KeyboardInterrupt):
             remove(item)
     assert not item.path.exists()
@@ -246,7 +246,7 @@ def test_what_cannot_be_removed_is_named(store, monkeypatch):
     def refused(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("mtlprune_bench.leftovers.shutil.rmtree", refused)
+    monkeypatch.setattr("mtlprune_bench.runs.leftovers.shutil.rmtree", refused)
     with pytest.raises(StoreError, match=r"Cannot remove .*dense-.*: Permission denied. Remove it by hand"):
         remove(item)
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import pruning as reference
 
-from mtlprune_bench.masks import keep_top, kept_count, pack, sparsity, unpack
-from mtlprune_bench.ranks import ranks
+from mtlprune_bench.pruning.masks import keep_top, kept_count, pack, sparsity, unpack
+from mtlprune_bench.pruning.ranks import ranks
 
 few = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=30)
 

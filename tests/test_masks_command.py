@@ -13,20 +13,20 @@ import torch
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from mtlprune_bench import mask_sources
-from mtlprune_bench.analysis import Trunk, pair_overlaps, task_overlaps
-from mtlprune_bench.checkpoint import MASKS, load_masks, save_masks
+from mtlprune_bench.analysis import sources as mask_sources
+from mtlprune_bench.analysis.overlap import Trunk, pair_overlaps, task_overlaps
+from mtlprune_bench.analysis.sources import TaskMasks, masks_before_training
+from mtlprune_bench.analysis.views import comma_separated, task_records, task_tables
 from mtlprune_bench.commands import run_cli
-from mtlprune_bench.components import Components
-from mtlprune_bench.experiment import prepare
-from mtlprune_bench.mask_sources import TaskMasks, masks_before_training
-from mtlprune_bench.mask_views import comma_separated, task_records, task_tables
-from mtlprune_bench.opening import open_dataset
-from mtlprune_bench.pipeline import START_MASKS
-from mtlprune_bench.registry import load_registry
-from mtlprune_bench.render import plain
-from mtlprune_bench.request import Request
+from mtlprune_bench.host.registry import load_registry
+from mtlprune_bench.pruning.components import Components
+from mtlprune_bench.results.render import plain
+from mtlprune_bench.runs.experiment import prepare
+from mtlprune_bench.runs.opening import open_dataset
+from mtlprune_bench.runs.pipeline import START_MASKS
+from mtlprune_bench.runs.request import Request
 from mtlprune_bench.store import Store, read_json, read_rows, write_json, write_rows
+from mtlprune_bench.training.checkpoint import MASKS, load_masks, save_masks
 
 PLUGIN = str(Path(__file__).parent / "toy_plugin.py")
 OWN = ("--plugin", PLUGIN)

@@ -11,15 +11,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from toys import Toy, Tree
 
-from mtlprune_bench import measure as module
-from mtlprune_bench import timing as timing_module
 from mtlprune_bench.commands import run_cli
-from mtlprune_bench.export import export, open_subject
-from mtlprune_bench.kernels import held_bytes, pruned, sparse_copy, two_of_four
-from mtlprune_bench.measure import DENSE, MASKED, SPARSE, UNUSED, count, findings, measure
-from mtlprune_bench.registry import load_registry
+from mtlprune_bench.export import measure as module
+from mtlprune_bench.export import timing as timing_module
+from mtlprune_bench.export.formats import export, open_subject
+from mtlprune_bench.export.kernels import held_bytes, pruned, sparse_copy, two_of_four
+from mtlprune_bench.export.measure import DENSE, MASKED, SPARSE, UNUSED, count, findings, measure
+from mtlprune_bench.export.timing import WARM_UP, Timing, peak_bytes, time_variants
+from mtlprune_bench.host.registry import load_registry
 from mtlprune_bench.store import WHOLE, Store, read_rows
-from mtlprune_bench.timing import WARM_UP, Timing, peak_bytes, time_variants
 
 PLUGIN = str(Path(__file__).parent / "toy_plugin.py")
 TOY = ("--plugin", PLUGIN)

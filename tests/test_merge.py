@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtlprune_bench import merge as merging
-from mtlprune_bench.checkpoint import WEIGHTS, save_tensors
 from mtlprune_bench.commands import run_cli
 from mtlprune_bench.errors import StoreError, UsageError
 from mtlprune_bench.files import locked
-from mtlprune_bench.leftovers import REPLACED
-from mtlprune_bench.merge import ENDS, merge
-from mtlprune_bench.state import CHECKPOINT
+from mtlprune_bench.runs import merge as merging
+from mtlprune_bench.runs.leftovers import REPLACED
+from mtlprune_bench.runs.merge import ENDS, merge
 from mtlprune_bench.store import LOCK, Store, read_rows, write_json, write_rows
+from mtlprune_bench.training.checkpoint import WEIGHTS, save_tensors
+from mtlprune_bench.training.state import CHECKPOINT
 
 PLUGIN = str(Path(__file__).parent / "toy_plugin.py")
 SNIP = "snip-toy-0.5"
@@ -299,7 +299,7 @@ def test_a_store_that_cannot_be_written_can_be_merged(a, tmp_path, monkeypatch):
     def refused(path):
         raise PermissionError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("mtlprune_bench.leftovers.is_locked", refused)
+    monkeypatch.setattr("mtlprune_bench.runs.leftovers.is_locked", refused)
     assert ends(a, store=tmp_path / "new") == {"copied": 3}
 
 
@@ -401,7 +401,7 @@ def test_a_run_that_cannot_be_replaced_is_put_back(a, b, monkeypatch):
 
 KILLED = """
 import os, pathlib, shutil, signal, sys
-from mtlprune_bench.merge import merge
+from mtlprune_bench.runs.merge import merge
 from mtlprune_bench.store import Store
 name, count = sys.argv[3], int(sys.argv[4])
 owner = {"rename": pathlib.Path, "copyfile": shutil}[name]

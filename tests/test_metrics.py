@@ -18,7 +18,8 @@ from torchmetrics.classification import (
     MulticlassJaccardIndex,
 )
 
-from mtlprune_bench import errors, metrics
+from mtlprune_bench import errors
+from mtlprune_bench.training import metrics
 
 VOID = 255
 SIZE = (3, 5)

@@ -13,7 +13,7 @@ from mtlprune_bench import STANDARD
 from mtlprune_bench.commands import run_cli
 from mtlprune_bench.data.locate import locate
 from mtlprune_bench.data.photos import open_photos
-from mtlprune_bench.registry import load_registry
+from mtlprune_bench.host.registry import load_registry
 from mtlprune_bench.store import Store, read_rows
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

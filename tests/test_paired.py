@@ -5,12 +5,12 @@ import math
 import pytest
 from tables import ERROR, FAILURE, frame
 
-from mtlprune_bench.captions import label as label_of_line
-from mtlprune_bench.deltas import ADAPMTL
 from mtlprune_bench.errors import UsageError
-from mtlprune_bench.paired import label, pairings
-from mtlprune_bench.results import DELTA, comparisons
-from mtlprune_bench.significance import interval, p_value
+from mtlprune_bench.results.captions import label as label_of_line
+from mtlprune_bench.results.comparisons import DELTA, comparisons
+from mtlprune_bench.results.deltas import ADAPMTL
+from mtlprune_bench.results.paired import label, pairings
+from mtlprune_bench.results.significance import interval, p_value
 
 DENSE = {"method": "dense", "sparsity": 0.0}
 LTH = {"method": "lth", "sparsity": 0.9}

@@ -12,7 +12,7 @@ from PIL import ImageColor
 
 from mtlprune_bench import Labels, Sample, Task
 from mtlprune_bench.data.pictures import GAP, MARGIN, PAPER, STRIPES, class_legend, colour_bar, describe, draw, fit
-from mtlprune_bench.registry import load_registry
+from mtlprune_bench.host.registry import load_registry
 from mtlprune_bench.tasks import grey
 
 REGISTRY = load_registry()

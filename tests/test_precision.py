@@ -11,16 +11,16 @@ from test_processes import PLUGIN, load_registry, request_of
 from toys import Toy, batches, objective
 
 from mtlprune_bench import Recipe
-from mtlprune_bench.checkpoint import load_masks, load_tensors
 from mtlprune_bench.errors import UsageError
-from mtlprune_bench.experiment import recipe_text
-from mtlprune_bench.masks import sparsity
 from mtlprune_bench.processes import ALONE
+from mtlprune_bench.pruning.masks import sparsity
+from mtlprune_bench.runs.experiment import recipe_text
+from mtlprune_bench.runs.suite import prepare_all, run_all
 from mtlprune_bench.seeds import derive
-from mtlprune_bench.state import CHECKPOINT, State
 from mtlprune_bench.store import Store, read_history, read_rows
-from mtlprune_bench.suite import prepare_all, run_all
-from mtlprune_bench.train import HISTORY, train
+from mtlprune_bench.training.checkpoint import load_masks, load_tensors
+from mtlprune_bench.training.state import CHECKPOINT, State
+from mtlprune_bench.training.train import HISTORY, train
 
 LOSSES = {"a": 1.0, "b": 2.0}
 RECIPE = Recipe(steps=12, batch=2, crop=6, lr=1e-2)

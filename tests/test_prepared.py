@@ -34,7 +34,6 @@ from mtlprune_bench import (
     checksum,
     read_npy,
 )
-from mtlprune_bench.batches import Stream
 from mtlprune_bench.data import shards
 from mtlprune_bench.data.layouts import fingerprint
 from mtlprune_bench.data.locate import Found
@@ -49,6 +48,7 @@ from mtlprune_bench.data.prepared import (
 )
 from mtlprune_bench.errors import StoreError
 from mtlprune_bench.tasks import Objective
+from mtlprune_bench.training.batches import Stream
 
 HEIGHT, WIDTH = 6, 8
 PIXELS = HEIGHT * WIDTH

@@ -15,23 +15,24 @@ import psutil
 import pytest
 import torch
 import torchmetrics
+from children import workers_of
 from torch import nn
 from toys import batches
 
 from mtlprune_bench import STANDARD, Labels, Metric
-from mtlprune_bench.checkpoint import load_masks, load_tensors
 from mtlprune_bench.commands import run_cli
-from mtlprune_bench.config import Engine
 from mtlprune_bench.errors import DivergedError, MtlbenchError, StoreError, UsageError
-from mtlprune_bench.evaluate import evaluate
-from mtlprune_bench.launch import check_devices, launch
-from mtlprune_bench.masks import sparsity
+from mtlprune_bench.host.registry import load_registry
 from mtlprune_bench.processes import ALONE, Processes, present
-from mtlprune_bench.registry import load_registry
-from mtlprune_bench.request import Request
-from mtlprune_bench.run import Run
+from mtlprune_bench.pruning.masks import sparsity
+from mtlprune_bench.runs.config import Engine
+from mtlprune_bench.runs.request import Request
+from mtlprune_bench.runs.run import Run
+from mtlprune_bench.runs.suite import prepare_all, run_all
 from mtlprune_bench.store import COSTS, Store, read_history
-from mtlprune_bench.suite import prepare_all, run_all
+from mtlprune_bench.training.checkpoint import load_masks, load_tensors
+from mtlprune_bench.training.evaluate import evaluate
+from mtlprune_bench.training.launch import check_devices, launch
 
 PLUGIN = str(Path(__file__).parent / "toy_plugin.py")
 CPU = torch.device("cpu")
@@ -307,7 +308,7 @@ def answers(folder, *contents):
     ],
 )
 def test_the_cause_is_told_from_what_it_brought_about(tmp_path, codes, contents, expected):
-    from mtlprune_bench.launch import _answer
+    from mtlprune_bench.training.launch import _answer
 
     answers(tmp_path, *contents)
     if expected == "rows":
@@ -374,8 +375,7 @@ def test_processes_end_with_their_parent(tmp_path, how):
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and not any(tmp_path.glob("*/history.jsonl")):
         time.sleep(0.05)
-    children = psutil.Process(parent.pid).children(recursive=True)
-    workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    workers = workers_of(psutil.Process(parent.pid))
     assert len(workers) == 2
     os.kill(parent.pid, how)
     errors = parent.communicate(timeout=30)[1]

@@ -21,10 +21,10 @@ from mtlprune_bench import (
     once,
     saliency,
 )
-from mtlprune_bench.allocation import Group
 from mtlprune_bench.errors import SparsityError
-from mtlprune_bench.masks import kept_count
-from mtlprune_bench.prune import fixed_masks, make_masks, settle
+from mtlprune_bench.pruning.allocation import Group
+from mtlprune_bench.pruning.masks import kept_count
+from mtlprune_bench.pruning.prune import fixed_masks, make_masks, settle
 
 STATIC = Method(name="toy", score=saliency(mode="eval"), scope=PER_TASK, arbiter=OR, schedule=once())
 NEEDED = {"or": (OR, lambda n: 1), "and": (AND, lambda n: n), "majority": (MAJORITY, lambda n: -(-n // 2))}

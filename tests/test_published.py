@@ -11,15 +11,15 @@ import pytest
 from tables import frame
 
 from mtlprune_bench.commands import run_cli
-from mtlprune_bench.config import override
-from mtlprune_bench.deltas import ADAPMTL, by_task, change, whole
-from mtlprune_bench.experiment import configure_method, differences
 from mtlprune_bench.paradigms import PARADIGMS, paradigm
-from mtlprune_bench.published import beside, doubts, printed, why_not
-from mtlprune_bench.render import footnotes, render
-from mtlprune_bench.results import Column, comparisons
+from mtlprune_bench.results.comparisons import Column, comparisons
+from mtlprune_bench.results.deltas import ADAPMTL, by_task, change, whole
+from mtlprune_bench.results.published import beside, doubts, printed, why_not
+from mtlprune_bench.results.render import footnotes, render
+from mtlprune_bench.results.views import parse_filter, pivoted
+from mtlprune_bench.runs.config import override
+from mtlprune_bench.runs.experiment import configure_method, differences
 from mtlprune_bench.store import SPARSITY
-from mtlprune_bench.views import parse_filter, pivoted
 
 SUITES = Path(__file__).parents[1] / "benchmarks"
 SUITE_OF = {
@@ -120,7 +120,7 @@ def test_percentages_are_fractions_and_angles_are_degrees():
 
 @pytest.fixture(scope="module")
 def registry():
-    from mtlprune_bench.registry import load_registry
+    from mtlprune_bench.host.registry import load_registry
 
     return load_registry()
 
@@ -159,7 +159,7 @@ def test_the_suite_of_a_paper_makes_the_runs_that_its_rows_are_set_beside(regist
 def test_methods_are_of_the_paradigm_of_the_paper(registry):
     from dataclasses import asdict
 
-    from mtlprune_bench.config import describe
+    from mtlprune_bench.runs.config import describe
 
     for row in printed():
         method = registry.get("methods", row.method)

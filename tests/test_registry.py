@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mtlprune_bench import PluginError, UsageError
-from mtlprune_bench.registry import BUILT_IN, load_registry
+from mtlprune_bench.host.registry import BUILT_IN, load_registry
 
 METHOD = '''"""Prunes nothing, politely."""
 from mtlprune_bench import Method, hookimpl, never

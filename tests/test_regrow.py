@@ -28,16 +28,16 @@ from mtlprune_bench import (
     magnitude,
     noise,
 )
-from mtlprune_bench import train as loop
-from mtlprune_bench.allocation import Global, Group
-from mtlprune_bench.checkpoint import load_tensors
-from mtlprune_bench.masks import kept_count, sparsity
-from mtlprune_bench.prune import make_masks
-from mtlprune_bench.regrow import regrow_masks
-from mtlprune_bench.schedules import Update
+from mtlprune_bench.pruning.allocation import Global, Group
+from mtlprune_bench.pruning.masks import kept_count, sparsity
+from mtlprune_bench.pruning.prune import make_masks
+from mtlprune_bench.pruning.regrow import regrow_masks
+from mtlprune_bench.pruning.schedules import Update
 from mtlprune_bench.seeds import derive
-from mtlprune_bench.state import BEST, CHECKPOINT, make_optimizer
-from mtlprune_bench.train import Watch, train
+from mtlprune_bench.training import train as loop
+from mtlprune_bench.training.checkpoint import load_tensors
+from mtlprune_bench.training.state import BEST, CHECKPOINT, make_optimizer
+from mtlprune_bench.training.train import Watch, train
 
 NEEDED = {"or": (OR, lambda n: 1), "and": (AND, lambda n: n), "majority": (MAJORITY, lambda n: -(-n // 2))}
 EASY = settings(deadline=None, max_examples=100, derandomize=True)

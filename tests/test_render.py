@@ -13,10 +13,10 @@ import pytest
 from goldens import FOLDER, goldens
 from tables import ERROR, FAILURE, frame
 
-from mtlprune_bench.captions import groups, places
 from mtlprune_bench.commands.table import FORMATS as CHOICES
-from mtlprune_bench.render import FORMATS, caption, footnotes, number, plain, render
-from mtlprune_bench.results import Cell, comparisons
+from mtlprune_bench.results.captions import groups, places
+from mtlprune_bench.results.comparisons import Cell, comparisons
+from mtlprune_bench.results.render import FORMATS, caption, footnotes, number, plain, render
 
 NASTY = "<script>alert('a_b & 5 %')</script> | {x} \\ $1 #2 ~ ^"
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtlprune_bench.batches import evaluation_batches
-from mtlprune_bench.checkpoint import load_masks, load_tensors, save_tensors
 from mtlprune_bench.errors import DataError, StoreError, UsageError
-from mtlprune_bench.evaluate import total_loss
-from mtlprune_bench.registry import load_registry
-from mtlprune_bench.reopening import final_network, first_image, reopen
-from mtlprune_bench.request import Request
+from mtlprune_bench.host.registry import load_registry
+from mtlprune_bench.runs.reopening import final_network, first_image, reopen
+from mtlprune_bench.runs.request import Request
+from mtlprune_bench.runs.suite import run_all
 from mtlprune_bench.store import Store, read_rows
-from mtlprune_bench.suite import run_all
+from mtlprune_bench.training.batches import evaluation_batches
+from mtlprune_bench.training.checkpoint import load_masks, load_tensors, save_tensors
+from mtlprune_bench.training.evaluate import total_loss
 
 PLUGIN = str(Path(__file__).parent / "toy_plugin.py")
 STEPS = {"train": {"steps": 3}, "finetune": {"steps": 2}}

@@ -9,16 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 from tables import ERROR, FAILURE, ROW, frame
 
-from mtlprune_bench.deltas import ADAPMTL, DEFINITIONS, MEAN, ONE_METRIC
+from mtlprune_bench.host.registry import load_registry
 from mtlprune_bench.paradigms import paradigm
-from mtlprune_bench.registry import load_registry
-from mtlprune_bench.render import footnotes, render
-from mtlprune_bench.request import Request
-from mtlprune_bench.results import DELTA, Cell, Column, changes, comparisons, delta, run_tables
-from mtlprune_bench.run import record_failure
+from mtlprune_bench.results.comparisons import DELTA, Cell, Column, changes, comparisons, delta, run_tables
+from mtlprune_bench.results.deltas import ADAPMTL, DEFINITIONS, MEAN, ONE_METRIC
+from mtlprune_bench.results.render import footnotes, render
+from mtlprune_bench.results.views import with_ranks
+from mtlprune_bench.runs.request import Request
+from mtlprune_bench.runs.run import record_failure
+from mtlprune_bench.runs.suite import prepare_all
 from mtlprune_bench.store import CHECKSUM, COLUMNS, Store, read_json, read_rows, write_json, write_rows
-from mtlprune_bench.suite import prepare_all
-from mtlprune_bench.views import with_ranks
 
 DENSE = {"method": "dense", "sparsity": 0.0}
 MIOU = Column("miou", "seg", "test", "", "fraction", True)

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtlprune_bench.checkpoint import WEIGHTS, load_masks, load_tensors
-from mtlprune_bench.config import Engine
-from mtlprune_bench.masks import sparsity
-from mtlprune_bench.pipeline import START_MASKS
-from mtlprune_bench.registry import load_registry
-from mtlprune_bench.request import Request
+from mtlprune_bench.host.registry import load_registry
+from mtlprune_bench.pruning.masks import sparsity
+from mtlprune_bench.runs.config import Engine
+from mtlprune_bench.runs.pipeline import START_MASKS
+from mtlprune_bench.runs.request import Request
+from mtlprune_bench.runs.suite import prepare_all, run_all
 from mtlprune_bench.store import Store, read_history, read_rows
-from mtlprune_bench.suite import prepare_all, run_all
+from mtlprune_bench.training.checkpoint import WEIGHTS, load_masks, load_tensors
 
 PLUGIN = str(Path(__file__).parent / "toy_plugin.py")
 SILENT = {"notify": lambda text: None}

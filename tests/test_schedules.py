@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from references import regrow as reference
 
 from mtlprune_bench import Recipe, Update, UsageError, cubic, every, levels, never, once
-from mtlprune_bench.schedules import Span, spans
+from mtlprune_bench.pruning.schedules import Span, spans
 
 DISPARSE = Recipe(steps=20_000, update_every=50, update_stop=0.75)
 """What DiSparse trains NYU-v2 with: updates every 50 steps until 15000 of 20000."""

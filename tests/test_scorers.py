@@ -151,7 +151,7 @@ def test_scaling_a_loss_scales_its_scores():
 
 @pytest.mark.parametrize("init", ["xavier", "variance-scaling"])
 def test_fresh_weights_have_the_spread_of_their_initialisation(init):
-    from mtlprune_bench.scorers import draw_weights
+    from mtlprune_bench.pruning.scorers import draw_weights
 
     weight = draw_weights(torch.Size((256, 128, 3, 3)), init, torch.Generator().manual_seed(0))
     fan_in, fan_out = 128 * 9, 256 * 9

@@ -5,7 +5,7 @@ import pytest
 from references.significance import flip_p, holm_rejects, percentile_interval, signed_rank_p
 from scipy.stats import kstest, permutation_test, wilcoxon
 
-from mtlprune_bench.significance import (
+from mtlprune_bench.results.significance import (
     CONFIDENCE,
     COVERED,
     FEWEST,
@@ -17,7 +17,7 @@ from mtlprune_bench.significance import (
     p_value,
     smallest_p,
 )
-from mtlprune_bench.significance import test_name as name_of
+from mtlprune_bench.results.significance import test_name as name_of
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 8, 12])

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from mtlprune_bench import Method, UsageError, once
-from mtlprune_bench.checkpoint import SCORES, WEIGHTS, load_scores, save_scores
-from mtlprune_bench.config import Engine
-from mtlprune_bench.jobs import Outcome, Slot, graph, lost
-from mtlprune_bench.registry import load_registry
-from mtlprune_bench.request import Request
+from mtlprune_bench.host.registry import load_registry
+from mtlprune_bench.runs.config import Engine
+from mtlprune_bench.runs.jobs import Outcome, Slot, graph, lost
+from mtlprune_bench.runs.request import Request
+from mtlprune_bench.runs.suite import chosen, execute_all, failed, prepare_all, remaining, run_all, status_of
+from mtlprune_bench.runs.worker import Worker
 from mtlprune_bench.store import Store, read_history, read_rows
-from mtlprune_bench.suite import chosen, execute_all, failed, prepare_all, remaining, run_all, status_of
-from mtlprune_bench.worker import Worker
+from mtlprune_bench.training.checkpoint import SCORES, WEIGHTS, load_scores, save_scores
 
 PLUGIN = str(Path(__file__).parent / "toy_plugin.py")
 SILENT = {"notify": lambda text: None}
@@ -308,7 +308,7 @@ def test_a_worker_does_the_same_where_it_arrives_without_plugins_and_data(tmp_pa
 
 def test_all_that_a_job_prints_goes_to_its_log(tmp_path):
     program = (
-        "import os, pathlib, sys; from mtlprune_bench.worker import _logged\n"
+        "import os, pathlib, sys; from mtlprune_bench.runs.worker import _logged\n"
         "with _logged(pathlib.Path(sys.argv[1])):\n"
         "    print('from Python'); os.write(2, b'from below Python\\n')\n"
         "print('afterwards')"

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from mtlprune_bench import DISPARSE, STANDARD, DataError, PluginError, UsageError
-from mtlprune_bench.batches import Stream
 from mtlprune_bench.data.locate import locate
 from mtlprune_bench.data.photos import check_labels, open_photos
 from mtlprune_bench.data.prepared import open_prepared, prepare
 from mtlprune_bench.data.synth import Drawn, synthesise
 from mtlprune_bench.errors import StoreError
-from mtlprune_bench.registry import load_registry
+from mtlprune_bench.host.registry import load_registry
 from mtlprune_bench.tasks import Labels, Objective
+from mtlprune_bench.training.batches import Stream
 
 REGISTRY = load_registry()
 SCENES = REGISTRY.get("datasets", "scenes")

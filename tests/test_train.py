@@ -10,11 +10,12 @@ from torch.func import functional_call
 from toys import Toy, batches, objective
 
 from mtlprune_bench import Recipe
-from mtlprune_bench.checkpoint import load_tensors
 from mtlprune_bench.errors import DivergedError, StoreError
-from mtlprune_bench.schedules import Update
+from mtlprune_bench.pruning.schedules import Update
 from mtlprune_bench.seeds import derive
-from mtlprune_bench.state import (
+from mtlprune_bench.tasks import Batch
+from mtlprune_bench.training.checkpoint import load_tensors
+from mtlprune_bench.training.state import (
     BEST,
     CHECKPOINT,
     GradientMask,
@@ -22,8 +23,7 @@ from mtlprune_bench.state import (
     load_weights,
     weights_of,
 )
-from mtlprune_bench.tasks import Batch
-from mtlprune_bench.train import HISTORY, Watch, train
+from mtlprune_bench.training.train import HISTORY, Watch, train
 
 LOSSES = {"a": 1.0, "b": 2.0}
 RECIPE = Recipe(steps=12, batch=2, crop=6, lr=1e-2, weight_decay=0.1, select_every=4)

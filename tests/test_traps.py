@@ -11,10 +11,10 @@ import torch
 from torch.nn import functional as F
 
 from mtlprune_bench import DISPARSE, STANDARD, DataError, Labels, Recipe, Sample, Splits
-from mtlprune_bench.batches import Stream, evaluation_batches, network_input, padding_colour
+from mtlprune_bench.host.registry import load_registry
 from mtlprune_bench.plugins.datasets.nyuv2 import adashare
-from mtlprune_bench.registry import load_registry
 from mtlprune_bench.tasks import Objective, enlarge, shrink
+from mtlprune_bench.training.batches import Stream, evaluation_batches, network_input, padding_colour
 
 BOTH = (STANDARD, DISPARSE)
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.125)

@@ -17,7 +17,7 @@ from mtlprune_bench import Column, DataError, Index, Labels, Place, Sample
 from mtlprune_bench.data.locate import Found, locate
 from mtlprune_bench.data.reports import report_table
 from mtlprune_bench.data.verify import verify
-from mtlprune_bench.registry import load_registry
+from mtlprune_bench.host.registry import load_registry
 
 HEIGHT, WIDTH = 6, 8
 INDEX = "nyu_v2_3task.json"

@@ -7,10 +7,9 @@ from tables import ERROR, FAILURE, frame
 
 from mtlprune_bench.commands import run_cli
 from mtlprune_bench.errors import UsageError
-from mtlprune_bench.render import footnotes, render
-from mtlprune_bench.results import comparisons
-from mtlprune_bench.store import Store, write_json, write_rows
-from mtlprune_bench.views import (
+from mtlprune_bench.results.comparisons import comparisons
+from mtlprune_bench.results.render import footnotes, render
+from mtlprune_bench.results.views import (
     RANK,
     check_columns,
     chosen,
@@ -22,6 +21,7 @@ from mtlprune_bench.views import (
     with_columns,
     with_ranks,
 )
+from mtlprune_bench.store import Store, write_json, write_rows
 
 DENSE = {"method": "dense", "sparsity": 0.0, "paradigm": "baseline"}
 STEPS = {"task": "", "split": "", "metric": "steps", "unit": "step", "higher_is_better": False}

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from mtlprune_bench import STANDARD, Labels, Task
-from mtlprune_bench.components import discover, prunable
-from mtlprune_bench.prune import voters_of
-from mtlprune_bench.scorers import Scoring
+from mtlprune_bench.pruning.components import discover, prunable
+from mtlprune_bench.pruning.prune import voters_of
+from mtlprune_bench.pruning.scorers import Scoring
 from mtlprune_bench.tasks import Batch, Objective
-from mtlprune_bench.train import Training, Watch
+from mtlprune_bench.training.train import Training, Watch
 
 
 def squared(prediction, target, mask, labels):

@@ -23,15 +23,15 @@ import numpy as np
 import torch
 
 from mtlprune_bench.adapters import Dataset, Sample
-from mtlprune_bench.batches import Stream
 from mtlprune_bench.data.formats import Array
 from mtlprune_bench.data.layouts import Layout
 from mtlprune_bench.data.locate import locate
 from mtlprune_bench.data.photos import open_photos
 from mtlprune_bench.data.prepared import open_prepared, prepare, prepared_folder
+from mtlprune_bench.host.registry import load_registry
 from mtlprune_bench.protocols import STANDARD
-from mtlprune_bench.registry import load_registry
 from mtlprune_bench.tasks import Objective
+from mtlprune_bench.training.batches import Stream
 
 MEAN = np.array((104.00698793, 116.66876762, 122.67891434), dtype=np.float32)
 """Of blue, green and red in [0, 255], as the released codes have it."""

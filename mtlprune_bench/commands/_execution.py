@@ -10,7 +10,7 @@ import click
 from mtlprune_bench.commands._options import BLOCKED
 
 if TYPE_CHECKING:
-    from mtlprune_bench.jobs import Outcome
+    from mtlprune_bench.runs.jobs import Outcome
     from mtlprune_bench.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -72,8 +72,8 @@ def notice(text: str) -> None:
 
 def report(outcomes: Iterable[Outcome], store: Store) -> int:
     """Print how each job ends, then the tables of the runs among them; return the exit code."""
-    from mtlprune_bench.render import terminal
-    from mtlprune_bench.results import comparisons
+    from mtlprune_bench.results.comparisons import comparisons
+    from mtlprune_bench.results.render import terminal
 
     ended = {}
     for outcome in outcomes:

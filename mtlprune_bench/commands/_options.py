@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from mtlprune_bench.registry import Registry
-    from mtlprune_bench.request import Request
+    from mtlprune_bench.host.registry import Registry
+    from mtlprune_bench.runs.request import Request
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEBUG = "--debug"
@@ -72,7 +72,7 @@ def plugin_options(function: F) -> F:
 
 def registry_of(ctx: click.Context, built_in: bool = True) -> Registry:
     """Return the registry with the plugins of this command line; failures are warned of, with tracebacks."""
-    from mtlprune_bench.registry import load_registry
+    from mtlprune_bench.host.registry import load_registry
 
     registry = load_registry(ctx.meta.get(PLUGINS, ()), ctx.meta.get(BLOCKED, ()) if built_in else (), built_in)
     for failure in registry.failures if built_in else ():
@@ -130,8 +130,8 @@ def requests(options: dict[str, Any]) -> list[Request]:
 
     The command line wins over the file. Raises UsageError for what cannot be read.
     """
-    from mtlprune_bench.grid import RUN_KEYS, read_run, run_requests
-    from mtlprune_bench.request import merge_settings, parse_settings
+    from mtlprune_bench.runs.grid import RUN_KEYS, read_run, run_requests
+    from mtlprune_bench.runs.request import merge_settings, parse_settings
 
     run, settings = read_run(options["config"]) if options["config"] else ({}, {})
     given = {"method": options["methods"] or None, **{key: options[key] for key in RUN_KEYS if key != "method"}}

@@ -47,11 +47,11 @@ def command(
     is named as in the first column of mtlbench table, as in 'lth (control=shuffled)', or by the beginning of that.
     A network that is not pruned, such as dense, is compared with every sparsity.
     """
-    from mtlprune_bench.deltas import DEFINITIONS
     from mtlprune_bench.errors import unknown
-    from mtlprune_bench.evidence import FORMATS
     from mtlprune_bench.files import write_text
-    from mtlprune_bench.paired import pairings
+    from mtlprune_bench.results.deltas import DEFINITIONS
+    from mtlprune_bench.results.evidence import FORMATS
+    from mtlprune_bench.results.paired import pairings
 
     if definition not in DEFINITIONS:
         raise unknown("definition of delta", definition, DEFINITIONS)

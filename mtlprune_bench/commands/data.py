@@ -72,8 +72,8 @@ def progress(title: str, total: int | None, shown_as_bytes: bool = False) -> Ite
 def info(ctx: click.Context, name: str, data_root: str | None, layout: str | None) -> None:
     """Say what a dataset is, where to get it, and what of it is found."""
     from mtlprune_bench.data.inventory import info_tables, with_files
-    from mtlprune_bench.opening import cache_folder
-    from mtlprune_bench.render import plain
+    from mtlprune_bench.results.render import plain
+    from mtlprune_bench.runs.opening import cache_folder
 
     dataset, files = with_files(registry_of(ctx), name)
     for table in info_tables(dataset, files, data_root, layout, cache_folder()):
@@ -108,8 +108,8 @@ def verify(
     from mtlprune_bench.data.reports import report_table
     from mtlprune_bench.data.verify import verify
     from mtlprune_bench.files import write_text
-    from mtlprune_bench.opening import cache_folder
-    from mtlprune_bench.render import plain
+    from mtlprune_bench.results.render import plain
+    from mtlprune_bench.runs.opening import cache_folder
 
     dataset, files = with_files(registry_of(ctx), name)
     found = require(dataset, data_root, layout)
@@ -151,7 +151,7 @@ def prepare(
     """
     from mtlprune_bench.data.inventory import free_bytes, needed, require_originals, with_files
     from mtlprune_bench.data.prepared import prepare, prepared_folder
-    from mtlprune_bench.opening import cache_folder
+    from mtlprune_bench.runs.opening import cache_folder
 
     dataset, files = with_files(registry_of(ctx), name)
     found = require_originals(dataset, data_root, layout)

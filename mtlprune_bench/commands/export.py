@@ -40,9 +40,9 @@ def command(
     new network, whose outputs on a test image have to be equal, or for ONNX, run by onnxruntime, within the
     tolerance that is printed. "packed" is small: one bit a weight, and the values of those that are kept.
     """
-    from mtlprune_bench.export import FORMATS as KNOWN
-    from mtlprune_bench.export import ONNX, export, missing_packages, open_subject
-    from mtlprune_bench.render import plain
+    from mtlprune_bench.export.formats import FORMATS as KNOWN
+    from mtlprune_bench.export.formats import ONNX, export, missing_packages, open_subject
+    from mtlprune_bench.results.render import plain
     from mtlprune_bench.store import Store
 
     folder = Store(store).find(run)

@@ -24,8 +24,8 @@ def command(removing: bool, scores: bool, store: Path) -> int:
     """
     from rich.filesize import decimal
 
-    from mtlprune_bench.leftovers import leftovers, remove
-    from mtlprune_bench.render import plain
+    from mtlprune_bench.results.render import plain
+    from mtlprune_bench.runs.leftovers import leftovers, remove
     from mtlprune_bench.store import Store
 
     found, unclear = leftovers(Store(store), scores)

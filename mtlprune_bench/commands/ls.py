@@ -18,8 +18,8 @@ def command(ctx: click.Context, what: str | None) -> None:
     runners, commands, plugins, protocols, settings) or a name, such as disparse-static. Without
     it all kinds are listed.
     """
-    from mtlprune_bench.catalogue import tables
-    from mtlprune_bench.render import plain
+    from mtlprune_bench.results.render import plain
+    from mtlprune_bench.runs.catalogue import tables
 
     for table in tables(registry_of(ctx), what):
         click.echo(plain(*table))

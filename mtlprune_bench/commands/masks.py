@@ -11,8 +11,8 @@ import click
 from mtlprune_bench.commands._options import plugin_options, registry_of, request_options, requests, store_option
 
 if TYPE_CHECKING:
-    from mtlprune_bench.mask_sources import TaskMasks
-    from mtlprune_bench.registry import Registry
+    from mtlprune_bench.analysis.sources import TaskMasks
+    from mtlprune_bench.host.registry import Registry
 
 FORMATS = ("terminal", "csv")
 
@@ -55,7 +55,7 @@ def command(
     mtlbench masks --before-training --method disparse-static --dataset nyuv2
     """
     from mtlprune_bench.errors import UsageError
-    from mtlprune_bench.mask_figures import check_ending
+    from mtlprune_bench.figures.masks import check_ending
 
     asked = [parameter.opts[0] for parameter in ctx.command.params if options.get(str(parameter.name))]
     if before_training == bool(runs):
@@ -75,9 +75,9 @@ def command(
 
 def _tasks(registry: Registry, store: Path, options: dict[str, Any]) -> list[TaskMasks]:
     """Return the tasks' masks of all that `options` ask for."""
-    from mtlprune_bench.mask_sources import masks_before_training
+    from mtlprune_bench.analysis.sources import masks_before_training
+    from mtlprune_bench.runs.suite import prepare_all
     from mtlprune_bench.store import Store
-    from mtlprune_bench.suite import prepare_all
 
     def notify(text: str) -> None:
         click.secho(text, err=True, fg="yellow")
@@ -91,9 +91,9 @@ def _tasks(registry: Registry, store: Path, options: dict[str, Any]) -> list[Tas
 
 
 def _show_tasks(found: Sequence[TaskMasks], style: str, output: Path | None) -> None:
-    from mtlprune_bench.mask_figures import save, task_figure
-    from mtlprune_bench.mask_views import comma_separated, task_records, task_tables
-    from mtlprune_bench.render import plain
+    from mtlprune_bench.analysis.views import comma_separated, task_records, task_tables
+    from mtlprune_bench.figures.masks import save, task_figure
+    from mtlprune_bench.results.render import plain
 
     if output is not None:  # before the text, whose reader may close the pipe
         save(task_figure(found), output)
@@ -105,10 +105,10 @@ def _show_tasks(found: Sequence[TaskMasks], style: str, output: Path | None) -> 
 
 
 def _show_runs(names: Sequence[str], registry: Registry, store: Path, style: str, output: Path | None) -> None:
-    from mtlprune_bench.mask_figures import run_figure, save
-    from mtlprune_bench.mask_sources import check_same_network, stored_masks
-    from mtlprune_bench.mask_views import comma_separated, run_records, run_tables
-    from mtlprune_bench.render import plain
+    from mtlprune_bench.analysis.sources import check_same_network, stored_masks
+    from mtlprune_bench.analysis.views import comma_separated, run_records, run_tables
+    from mtlprune_bench.figures.masks import run_figure, save
+    from mtlprune_bench.results.render import plain
     from mtlprune_bench.store import Store
 
     folders = dict.fromkeys(Store(store).find(name) for name in names)

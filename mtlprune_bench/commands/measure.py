@@ -51,10 +51,10 @@ def command(
     import dataclasses
     import json
 
-    from mtlprune_bench.environment import resolve_device
-    from mtlprune_bench.export import open_subject
-    from mtlprune_bench.measure import measure, tables
-    from mtlprune_bench.render import plain
+    from mtlprune_bench.export.formats import open_subject
+    from mtlprune_bench.export.measure import measure, tables
+    from mtlprune_bench.results.render import plain
+    from mtlprune_bench.runs.environment import resolve_device
     from mtlprune_bench.store import Store
 
     where = resolve_device(device)

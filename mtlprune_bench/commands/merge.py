@@ -22,8 +22,8 @@ def command(folders: tuple[Path, ...], store: Path, dry_run: bool) -> int:
     """
     from collections import Counter
 
-    from mtlprune_bench.merge import ENDS, merge
-    from mtlprune_bench.render import plain
+    from mtlprune_bench.results.render import plain
+    from mtlprune_bench.runs.merge import ENDS, merge
     from mtlprune_bench.store import Store
 
     counts: Counter[tuple[Path, str, str]] = Counter()

@@ -20,10 +20,10 @@ def command(ctx: click.Context, /, store: Path, **options: Any) -> None:
 
     Takes the options of mtlbench run, and runs nothing.
     """
-    from mtlprune_bench.plans import plan_tables
-    from mtlprune_bench.render import plain
+    from mtlprune_bench.results.render import plain
+    from mtlprune_bench.runs.plans import plan_tables
+    from mtlprune_bench.runs.suite import prepare_all
     from mtlprune_bench.store import Store
-    from mtlprune_bench.suite import prepare_all
 
     def notify(text: str) -> None:
         click.secho(text, err=True, fg="yellow")

@@ -13,7 +13,7 @@ from mtlprune_bench.commands._options import NearestGroup, plugin_options, regis
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from mtlprune_bench.results import Comparison
+    from mtlprune_bench.results.comparisons import Comparison
 
 F = TypeVar("F", bound=Callable[..., Any])
 COSTS = ("steps", "passes", "seconds")
@@ -64,7 +64,7 @@ def sparsity(metrics: tuple[str, ...], filters: tuple[str, ...], output: Path, s
     Dense networks are horizontal lines. Metrics are called as in the columns of mtlbench table: mean_iou,
     segmentation.mean_iou, delta.
     """
-    from mtlprune_bench.charts import LOSS, sparsity_figure
+    from mtlprune_bench.figures.charts import LOSS, sparsity_figure
 
     names = metrics or (LOSS,)
     _draw(store, filters, output, lambda comparison: sparsity_figure(comparison, names), names)
@@ -78,7 +78,7 @@ def sparsity(metrics: tuple[str, ...], filters: tuple[str, ...], output: Path, s
 @figure_options("cost")
 def cost(metric: str | None, cost: str, filters: tuple[str, ...], output: Path, store: Path) -> None:
     """Accuracy against what a run has cost, its dense training included, with the Pareto front."""
-    from mtlprune_bench.charts import cost_figure
+    from mtlprune_bench.figures.charts import cost_figure
 
     names = (metric,) if metric else ()
     _draw(store, filters, output, lambda comparison: cost_figure(comparison, metric, cost), names)
@@ -89,9 +89,9 @@ def cost(metric: str | None, cost: str, filters: tuple[str, ...], output: Path, 
 @figure_options("components")
 def components(over_time: bool, filters: tuple[str, ...], output: Path, store: Path) -> None:
     """Sparsity of each component, the shared one and each task's, of the final masks or over time."""
-    from mtlprune_bench.charts import components_figure
+    from mtlprune_bench.figures.charts import components_figure
+    from mtlprune_bench.figures.traces import growth_figure
     from mtlprune_bench.store import Store
-    from mtlprune_bench.traces import growth_figure
 
     def draw(comparison: Comparison) -> Figure:
         return growth_figure(comparison, Store(store)) if over_time else components_figure(comparison)
@@ -103,8 +103,8 @@ def components(over_time: bool, filters: tuple[str, ...], output: Path, store: P
 @figure_options("curves")
 def curves(filters: tuple[str, ...], output: Path, store: Path) -> None:
     """Training losses by step, each task's and the weighted sum, over all trainings that a run consists of."""
+    from mtlprune_bench.figures.traces import curves_figure
     from mtlprune_bench.store import Store
-    from mtlprune_bench.traces import curves_figure
 
     _draw(store, filters, output, lambda comparison: curves_figure(comparison, Store(store)))
 
@@ -130,8 +130,8 @@ def predictions(
     RUN is an id, or as much of its beginning or end as tells it from others.
     """
     from mtlprune_bench.errors import UsageError
-    from mtlprune_bench.figures import check_ending
-    from mtlprune_bench.galleries import predictions_figure
+    from mtlprune_bench.figures.galleries import predictions_figure
+    from mtlprune_bench.figures.style import check_ending
     from mtlprune_bench.store import Store
 
     check_ending(output)
@@ -154,10 +154,10 @@ def _draw(
     Raises UsageError where there is none.
     """
     from mtlprune_bench.errors import UsageError
-    from mtlprune_bench.figures import check_ending
-    from mtlprune_bench.results import comparisons
+    from mtlprune_bench.figures.style import check_ending
+    from mtlprune_bench.results.comparisons import comparisons
+    from mtlprune_bench.results.views import check_columns, chosen, of_lines, parse_filter, taken, with_columns
     from mtlprune_bench.store import Store
-    from mtlprune_bench.views import check_columns, chosen, of_lines, parse_filter, taken, with_columns
 
     check_ending(output)
     wanted = [parse_filter(text) for text in filters]
@@ -178,7 +178,7 @@ def _write(draw: Callable[[], Sequence[Figure]], output: Path) -> None:
     """Write figures in the style of all figures, and say where."""
     import matplotlib
 
-    from mtlprune_bench.figures import STYLE, write
+    from mtlprune_bench.figures.style import STYLE, write
 
     with matplotlib.rc_context(STYLE):
         for path in write(draw(), output):

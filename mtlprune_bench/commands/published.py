@@ -17,8 +17,8 @@ def command(dataset: str | None) -> None:
     `mtlbench table --published` sets them beside your results.
     """
     from mtlprune_bench.errors import unknown
-    from mtlprune_bench.published import doubts, printed
-    from mtlprune_bench.render import plain
+    from mtlprune_bench.results.published import doubts, printed
+    from mtlprune_bench.results.render import plain
 
     rows = [row for row in printed() if dataset in (None, row.dataset)]
     if not rows:

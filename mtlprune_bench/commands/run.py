@@ -28,8 +28,8 @@ def command(ctx: click.Context, /, store: Path, **options: Any) -> int:
 
     What the store holds already is not run again; what was interrupted continues.
     """
+    from mtlprune_bench.runs.suite import run_all
     from mtlprune_bench.store import Store
-    from mtlprune_bench.suite import run_all
 
     options["assignments"] = (*execution_settings(options), *options["assignments"])
     results = Store(store)

@@ -18,8 +18,8 @@ def command(run: str, store: Path) -> None:
 
     RUN is its id, or as much of the beginning or the end as tells it from others.
     """
-    from mtlprune_bench.render import plain
-    from mtlprune_bench.results import run_tables
+    from mtlprune_bench.results.comparisons import run_tables
+    from mtlprune_bench.results.render import plain
     from mtlprune_bench.store import Store
 
     for table in run_tables(Store(store).find(run)):

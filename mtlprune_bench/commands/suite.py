@@ -14,10 +14,10 @@ from mtlprune_bench.commands._execution import execution_options, execution_sett
 from mtlprune_bench.commands._options import NearestGroup, plugin_options, registry_of, store_option
 
 if TYPE_CHECKING:
-    from mtlprune_bench.experiment import Experiment
-    from mtlprune_bench.registry import Registry
-    from mtlprune_bench.survey import State
-    from mtlprune_bench.worker import Opened
+    from mtlprune_bench.host.registry import Registry
+    from mtlprune_bench.runs.experiment import Experiment
+    from mtlprune_bench.runs.survey import State
+    from mtlprune_bench.runs.worker import Opened
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,9 +58,9 @@ def _open(
     """Return the chosen experiments of the suite, with what they were prepared by."""
     from dataclasses import replace
 
-    from mtlprune_bench.grid import read_suite
-    from mtlprune_bench.request import merge_settings, parse_settings
-    from mtlprune_bench.suite import chosen, prepare_all
+    from mtlprune_bench.runs.grid import read_suite
+    from mtlprune_bench.runs.request import merge_settings, parse_settings
+    from mtlprune_bench.runs.suite import chosen, prepare_all
 
     suite, registry = read_suite(options["file"]), registry_of(ctx)
     opened: Opened = {}
@@ -81,12 +81,12 @@ def plan(ctx: click.Context, /, store: Path, measure: bool, **options: Any) -> N
 
 
 def _plan(ctx: click.Context, folder: Path, options: dict[str, Any], measure: bool = False) -> None:
-    from mtlprune_bench.config import Engine, override
-    from mtlprune_bench.environment import resolve_device
-    from mtlprune_bench.grid import read_suite
-    from mtlprune_bench.render import plain
+    from mtlprune_bench.results.render import plain
+    from mtlprune_bench.runs.config import Engine, override
+    from mtlprune_bench.runs.environment import resolve_device
+    from mtlprune_bench.runs.grid import read_suite
+    from mtlprune_bench.runs.survey import measure_speeds, measured_speeds, survey, totals, tree
     from mtlprune_bench.store import Store
-    from mtlprune_bench.survey import measure_speeds, measured_speeds, survey, totals, tree
 
     experiments, registry, _ = _open(ctx, options)
     store = Store(folder)
@@ -105,7 +105,7 @@ def _plan(ctx: click.Context, folder: Path, options: dict[str, Any], measure: bo
 
 def _time(experiments: list[Experiment], states: list[State], speeds: dict[str, float]) -> str:
     """Return how long the rest takes, in words."""
-    from mtlprune_bench.survey import estimate
+    from mtlprune_bench.runs.survey import estimate
 
     if all(state.done for state in states):
         return "All is done."
@@ -145,8 +145,8 @@ def retry(ctx: click.Context, /, store: Path, **options: Any) -> int:
 
 
 def _execute(ctx: click.Context, folder: Path, options: dict[str, Any], retry: bool = False) -> int:
+    from mtlprune_bench.runs.suite import execute_all, failed
     from mtlprune_bench.store import Store
-    from mtlprune_bench.suite import execute_all, failed
 
     store = Store(folder)
     experiments, registry, opened = _open(ctx, options)
@@ -169,10 +169,10 @@ def status(ctx: click.Context, /, store: Path, once: bool, every: float, **optio
     from rich.live import Live
     from rich.text import Text
 
-    from mtlprune_bench.jobs import Outcome
-    from mtlprune_bench.render import plain
+    from mtlprune_bench.results.render import plain
+    from mtlprune_bench.runs.jobs import Outcome
+    from mtlprune_bench.runs.survey import status_tables, survey
     from mtlprune_bench.store import Store
-    from mtlprune_bench.survey import status_tables, survey
 
     experiments, _, _ = _open(ctx, options, lambda text: None)
     ended: dict[str, Outcome] = {}

@@ -12,7 +12,7 @@ from mtlprune_bench.commands._options import plugin_options, store_option
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mtlprune_bench.results import Comparison
+    from mtlprune_bench.results.comparisons import Comparison
 
 FORMATS = ("terminal", "markdown", "latex", "html", "csv", "json")
 
@@ -63,9 +63,9 @@ def command(
     """
     from mtlprune_bench.errors import UsageError
     from mtlprune_bench.files import write_text
-    from mtlprune_bench.render import render
+    from mtlprune_bench.results.render import render
+    from mtlprune_bench.results.views import check_columns, pivoted, with_columns
     from mtlprune_bench.store import Store
-    from mtlprune_bench.views import check_columns, pivoted, with_columns
 
     rows = Store(store).rows()
     if rows.empty:
@@ -86,30 +86,18 @@ def _comparisons(
     rows: pd.DataFrame, filters: tuple[str, ...], definitions: str, published: bool, sort: str | None
 ) -> list[Comparison]:
     """Return the comparisons of `rows` that are asked for, ranked and sorted. Raises UsageError."""
-    from mtlprune_bench.deltas import DEFINITIONS
-    from mtlprune_bench.errors import UsageError, unknown
-    from mtlprune_bench.published import beside
-    from mtlprune_bench.results import comparisons
-    from mtlprune_bench.views import check_columns, chosen, of_lines, parse_filter, sorted_by, taken, with_ranks
+    from mtlprune_bench.errors import unknown
+    from mtlprune_bench.results.deltas import DEFINITIONS
+    from mtlprune_bench.results.published import beside
+    from mtlprune_bench.results.views import check_columns, of_lines, parse_filter, selected, sorted_by
 
-    wanted = [parse_filter(text) for text in filters]
-    lines = of_lines(wanted)
     names = definitions.split(",")
     for name in names:
         if name not in DEFINITIONS:
             raise unknown("definition of delta", name, DEFINITIONS)
-    good = taken(rows, [each for each in wanted if each not in lines])
-    runs = frozenset(rows["run"][good & taken(rows, lines)])
-    found = [
-        with_ranks(chosen(comparison, lines, runs))
-        for comparison in comparisons(rows[good], [DEFINITIONS[name] for name in dict.fromkeys(names)])
-    ]
-    found = [comparison for comparison in found if comparison.lines or comparison.failures]
-    if not found:
-        raise UsageError(
-            f"No results are left by the filters {' '.join(filters)}. mtlbench table shows all there are."
-        )
+    found, _ = selected(rows, filters, [DEFINITIONS[name] for name in dict.fromkeys(names)])
     if sort:
         check_columns(found, [name for name in [sort] if name != "method"])
         found = [sorted_by(comparison, sort) for comparison in found]
+    lines = of_lines([parse_filter(text) for text in filters])
     return [beside(comparison, lines) for comparison in found] if published else found

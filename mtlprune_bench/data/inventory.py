@@ -14,8 +14,8 @@ from mtlprune_bench.data.photos import check_labels, open_photos
 from mtlprune_bench.data.prepared import needed_bytes, prepared_at, prepared_folder, verify_prepared
 from mtlprune_bench.data.reports import Problem
 from mtlprune_bench.errors import DataError, UsageError
+from mtlprune_bench.host.registry import Registry
 from mtlprune_bench.protocols import Protocol
-from mtlprune_bench.registry import Registry
 
 Table = tuple[str, list[list[str]], list[str]]
 """A title, rows of texts, and headings."""

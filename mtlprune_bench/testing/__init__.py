@@ -9,7 +9,7 @@ share runs. docs/testing.md shows how a plugin's author calls them.
 
 from __future__ import annotations
 
-from mtlprune_bench.registry import load_registry
+from mtlprune_bench.host.registry import load_registry
 from mtlprune_bench.testing.case import ASKED
 from mtlprune_bench.testing.contract import (
     CHECKS,

@@ -22,20 +22,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mtlprune_bench.checkpoint import MASKS, WEIGHTS, load_masks, load_tensors
-from mtlprune_bench.config import Engine
-from mtlprune_bench.hookspecs import hookimpl
-from mtlprune_bench.method import JOINT, PER_TASK, Method, Scorer
-from mtlprune_bench.prune import voters_of
-from mtlprune_bench.registry import Registry
-from mtlprune_bench.request import Request
-from mtlprune_bench.run import execute
-from mtlprune_bench.scorers import Scoring
-from mtlprune_bench.stages import Stages
+from mtlprune_bench.host.hookspecs import hookimpl
+from mtlprune_bench.host.registry import Registry
+from mtlprune_bench.pruning.method import JOINT, PER_TASK, Method, Scorer
+from mtlprune_bench.pruning.prune import voters_of
+from mtlprune_bench.pruning.scorers import Scoring
+from mtlprune_bench.runs.config import Engine
+from mtlprune_bench.runs.request import Request
+from mtlprune_bench.runs.run import execute
+from mtlprune_bench.runs.stages import Stages
+from mtlprune_bench.runs.suite import prepare_all
 from mtlprune_bench.store import FINISHED, Row, Store
-from mtlprune_bench.suite import prepare_all
 from mtlprune_bench.tensors import NamedTensors
 from mtlprune_bench.testing.tiny import TINY, TinyNetwork
+from mtlprune_bench.training.checkpoint import MASKS, WEIGHTS, load_masks, load_tensors
 
 Settings = Mapping[str, Mapping[str, Any]]
 

@@ -11,18 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtlprune_bench.components import prunable
-from mtlprune_bench.learned import LearnedMethod
-from mtlprune_bench.masks import kept_count
-from mtlprune_bench.method import PER_TASK, Exact
-from mtlprune_bench.networks import MULTITASK, SINGLE_TASK
-from mtlprune_bench.pipeline import prepare_network
-from mtlprune_bench.prune import make_masks
-from mtlprune_bench.registry import Registry
-from mtlprune_bench.regrow import regrow_masks
-from mtlprune_bench.schedules import Update
-from mtlprune_bench.stages import Stages
-from mtlprune_bench.state import weights_of
+from mtlprune_bench.host.registry import Registry
+from mtlprune_bench.pruning.components import prunable
+from mtlprune_bench.pruning.learned import LearnedMethod
+from mtlprune_bench.pruning.masks import kept_count
+from mtlprune_bench.pruning.method import PER_TASK, Exact
+from mtlprune_bench.pruning.prune import make_masks
+from mtlprune_bench.pruning.regrow import regrow_masks
+from mtlprune_bench.pruning.schedules import Update
+from mtlprune_bench.runs.pipeline import prepare_network
+from mtlprune_bench.runs.stages import Stages
 from mtlprune_bench.store import SPARSITY, WHOLE
 from mtlprune_bench.tensors import NamedTensors
 from mtlprune_bench.testing.case import (
@@ -40,6 +38,8 @@ from mtlprune_bench.testing.case import (
     strange_generators,
 )
 from mtlprune_bench.testing.tiny import register_tiny
+from mtlprune_bench.training.networks import MULTITASK, SINGLE_TASK
+from mtlprune_bench.training.state import weights_of
 
 SPARSITIES = (0.0, 0.6, 0.93)
 """The sparsities that check_sparsity and check_plan ask for; the other checks ask for ASKED."""

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtlprune_bench.adapters import Dataset, Model, Sample, Splits
+from mtlprune_bench.host.registry import BUILT_IN, Registry
 from mtlprune_bench.recipe import Recipe
-from mtlprune_bench.registry import BUILT_IN, Registry
 from mtlprune_bench.seeds import derive
 from mtlprune_bench.tasks import Labels, Task
 

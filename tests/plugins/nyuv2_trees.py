@@ -10,7 +10,7 @@ import torch
 from mtlprune_bench import STANDARD, Labels, Sample
 from mtlprune_bench.data.locate import locate
 from mtlprune_bench.data.photos import open_photos
-from mtlprune_bench.registry import load_registry
+from mtlprune_bench.host.registry import load_registry
 
 SEGMENTATION, NORMALS, DEPTH = Labels("segmentation", classes=40), Labels("normals"), Labels("depth", unit="m")
 THIRTEEN = Labels("segmentation", classes=13)

@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 
 from mtlprune_bench import DISPARSE, STANDARD, DataError, Labels, Place, Recipe, Sample, read_png
-from mtlprune_bench.batches import Stream
 from mtlprune_bench.data.locate import locate
 from mtlprune_bench.data.photos import open_photos
+from mtlprune_bench.host.registry import load_registry
 from mtlprune_bench.plugins.datasets.cityscapes import FILES, arrays, cityscapes, classes, disparity, official
 from mtlprune_bench.plugins.tasks import depth as depth_plugin
 from mtlprune_bench.plugins.tasks import segmentation as segmentation_plugin
-from mtlprune_bench.registry import load_registry
 from mtlprune_bench.tasks import Objective
+from mtlprune_bench.training.batches import Stream
 
 LAYOUTS = {layout.name: layout for layout in FILES.layouts}
 SIZE = HEIGHT, WIDTH = (6, 8)

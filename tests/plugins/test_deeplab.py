@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from mtlprune_bench import UsageError
-from mtlprune_bench.components import discover, prunable
-from mtlprune_bench.config import Engine
-from mtlprune_bench.registry import load_registry
-from mtlprune_bench.request import Request
-from mtlprune_bench.run import Run
+from mtlprune_bench.host.registry import load_registry
+from mtlprune_bench.pruning.components import discover, prunable
+from mtlprune_bench.runs.config import Engine
+from mtlprune_bench.runs.request import Request
+from mtlprune_bench.runs.run import Run
+from mtlprune_bench.runs.suite import prepare_all
 from mtlprune_bench.store import Store
-from mtlprune_bench.suite import prepare_all
 
 NYU = {"segmentation": 40, "normals": 3}
 CITYSCAPES = {"segmentation": 19, "depth": 1}

@@ -10,22 +10,23 @@ import pytest
 import torch
 from references import regrow as reference
 
-from mtlprune_bench import Erk, Method, Recipe, Sample, Splits, Update, UsageError, hookimpl, noise, pipeline
-from mtlprune_bench import train as loop
-from mtlprune_bench.checkpoint import MASKS, WEIGHTS, load_masks, load_tensors
-from mtlprune_bench.components import discover, prunable
-from mtlprune_bench.config import Engine
-from mtlprune_bench.costs import kept_cost
-from mtlprune_bench.masks import kept_count, sparsity
-from mtlprune_bench.pipeline import START_MASKS
-from mtlprune_bench.prune import make_masks
-from mtlprune_bench.registry import load_registry
-from mtlprune_bench.regrow import regrow_masks
-from mtlprune_bench.request import Request
-from mtlprune_bench.stages import Stages
-from mtlprune_bench.state import make_optimizer, weights_of
+from mtlprune_bench import Erk, Method, Recipe, Sample, Splits, Update, UsageError, hookimpl, noise
+from mtlprune_bench.host.registry import load_registry
+from mtlprune_bench.pruning.components import discover, prunable
+from mtlprune_bench.pruning.masks import kept_count, sparsity
+from mtlprune_bench.pruning.prune import make_masks
+from mtlprune_bench.pruning.regrow import regrow_masks
+from mtlprune_bench.runs import pipeline
+from mtlprune_bench.runs.config import Engine
+from mtlprune_bench.runs.costs import kept_cost
+from mtlprune_bench.runs.pipeline import START_MASKS
+from mtlprune_bench.runs.request import Request
+from mtlprune_bench.runs.stages import Stages
+from mtlprune_bench.runs.suite import prepare_all, run_all
 from mtlprune_bench.store import Store, read_history, read_rows
-from mtlprune_bench.suite import prepare_all, run_all
+from mtlprune_bench.training import train as loop
+from mtlprune_bench.training.checkpoint import MASKS, WEIGHTS, load_masks, load_tensors
+from mtlprune_bench.training.state import make_optimizer, weights_of
 
 PLUGIN = str(Path(__file__).parents[1] / "toy_plugin.py")
 SILENT = {"notify": lambda text: None}
@@ -38,7 +39,7 @@ UPDATES = [0, 5, 10, 12]
 def _no_look_at_the_machine():
     """Leave out what takes a tenth of such a short run, and is tested with the runs themselves."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtlprune_bench.run.environment", lambda device: {})
+        patch.setattr("mtlprune_bench.runs.run.environment", lambda device: {})
         yield
 
 

@@ -10,12 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from mtlprune_bench import JOINT, PER_TASK, STANDARD, Labels, Task, UsageError
-from mtlprune_bench.components import discover, prunable
-from mtlprune_bench.masks import kept_count
+from mtlprune_bench.host.registry import load_registry
 from mtlprune_bench.plugins.methods.grasp import GraSP
-from mtlprune_bench.prune import make_masks, voters_of
-from mtlprune_bench.registry import load_registry
-from mtlprune_bench.scorers import Scoring
+from mtlprune_bench.pruning.components import discover, prunable
+from mtlprune_bench.pruning.masks import kept_count
+from mtlprune_bench.pruning.prune import make_masks, voters_of
+from mtlprune_bench.pruning.scorers import Scoring
 from mtlprune_bench.tasks import Batch, Objective
 
 CLASSES = 4

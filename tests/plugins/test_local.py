@@ -9,14 +9,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from children import workers_of
 
 from mtlprune_bench import Job, Outcome, Slot, UsageError
-from mtlprune_bench.config import override
-from mtlprune_bench.costs import Cost
 from mtlprune_bench.errors import StoreError
 from mtlprune_bench.plugins.runners import local
 from mtlprune_bench.plugins.runners.local import Local
-from mtlprune_bench.request import Request
+from mtlprune_bench.runs.config import override
+from mtlprune_bench.runs.costs import Cost
+from mtlprune_bench.runs.request import Request
 
 PATIENCE = 60.0
 """Seconds after which what should happen will not."""
@@ -178,9 +179,12 @@ def test_a_process_keeps_to_its_gpu_starts_when_it_is_needed_and_closing_ends_it
     assert next(outcomes) == Outcome("quicker", "finished", f"['quick'] {Slot('cuda:1', logged=True)}")
     assert stub.process("quicker") == stub.process("quick")
     until(lambda: stub.begun("endless"))
-    assert {child.pid for child in _workers()} == {stub.process("endless"), stub.process("quick")}
+    assert {child.pid for child in workers_of(psutil.Process())} == {
+        stub.process("endless"),
+        stub.process("quick"),
+    }
     outcomes.close()
-    assert _workers() == []
+    assert workers_of(psutil.Process()) == []
 
 
 @pytest.mark.parametrize(
@@ -200,12 +204,6 @@ def test_what_each_process_may_use(stub, monkeypatch, workers, devices, each, ex
     monkeypatch.setattr(local, "_processors", lambda: 7)
     monkeypatch.setattr(local, "_side_by_side", lambda jobs, processes: processes)
     assert [process.slot for process in Local(workers)([job("a")], replace(stub, devices=each))] == expected
-
-
-def _workers():
-    """Return the children of this process that carry out jobs, as the tracker of resources does not."""
-    children = psutil.Process().children()
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
 def test_a_number_of_workers_below_zero_is_refused():

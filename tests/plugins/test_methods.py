@@ -8,15 +8,15 @@ import torch
 from references import pruning as reference
 
 from mtlprune_bench import FixedRatio, Recipe
-from mtlprune_bench.components import discover
-from mtlprune_bench.config import Engine
-from mtlprune_bench.gradients import Voter
-from mtlprune_bench.prune import make_masks
-from mtlprune_bench.registry import load_registry
-from mtlprune_bench.request import Request
-from mtlprune_bench.stages import Stages
+from mtlprune_bench.host.registry import load_registry
+from mtlprune_bench.pruning.components import discover
+from mtlprune_bench.pruning.gradients import Voter
+from mtlprune_bench.pruning.prune import make_masks
+from mtlprune_bench.runs.config import Engine
+from mtlprune_bench.runs.request import Request
+from mtlprune_bench.runs.stages import Stages
+from mtlprune_bench.runs.suite import prepare_all
 from mtlprune_bench.store import Store
-from mtlprune_bench.suite import prepare_all
 
 PLUGIN = str(Path(__file__).parents[1] / "toy_plugin.py")
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from mtlprune_bench import DISPARSE, STANDARD, DataError, Labels
 from mtlprune_bench.data.locate import locate
+from mtlprune_bench.host.registry import load_registry
 from mtlprune_bench.plugins.datasets.nyuv2 import FINETUNE, TRAIN
-from mtlprune_bench.registry import load_registry
 
 INDEX = "nyu_v2_3task.json"
 

@@ -104,7 +104,7 @@ def test_depth_of_zero_is_no_depth(root):
 
 def test_the_first_channel_of_normals_grows_to_the_right(tmp_path):
     """As it is x which changes sign where an image is mirrored."""
-    from mtlprune_bench.registry import load_registry
+    from mtlprune_bench.host.registry import load_registry
 
     mirror = load_registry().get("tasks", "normals").mirror
     sample = photograph(3, 13)

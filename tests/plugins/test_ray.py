@@ -17,15 +17,15 @@ from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
 from mtlprune_bench import Job, Outcome, Slot, UsageError
-from mtlprune_bench.config import override
-from mtlprune_bench.costs import Cost
 from mtlprune_bench.errors import StoreError
+from mtlprune_bench.host.registry import load_registry
 from mtlprune_bench.plugins.runners import ray as plugin
 from mtlprune_bench.plugins.runners.ray import Ray
-from mtlprune_bench.registry import load_registry
-from mtlprune_bench.request import Request
+from mtlprune_bench.runs.config import override
+from mtlprune_bench.runs.costs import Cost
+from mtlprune_bench.runs.request import Request
+from mtlprune_bench.runs.suite import run_all
 from mtlprune_bench.store import Store, read_rows
-from mtlprune_bench.suite import run_all
 
 TOY = str(Path(__file__).parents[1] / "toy_plugin.py")
 SMALL = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80_000_000}

@@ -11,10 +11,10 @@ from torch import nn
 from toys import Toy, scoring
 
 from mtlprune_bench import JOINT, PER_TASK, Method, once
-from mtlprune_bench.masks import kept_count
+from mtlprune_bench.host.registry import load_registry
 from mtlprune_bench.plugins.methods.synflow import SynFlow
-from mtlprune_bench.prune import make_masks
-from mtlprune_bench.registry import load_registry
+from mtlprune_bench.pruning.masks import kept_count
+from mtlprune_bench.pruning.prune import make_masks
 from mtlprune_bench.tasks import Batch
 
 SIZE = 6

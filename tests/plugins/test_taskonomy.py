@@ -19,6 +19,7 @@ from skimage import feature, filters
 from mtlprune_bench import DISPARSE, STANDARD, DataError, Labels, Sample
 from mtlprune_bench.data.locate import locate
 from mtlprune_bench.data.photos import check_labels, open_photos
+from mtlprune_bench.host.registry import load_registry
 from mtlprune_bench.plugins.datasets.taskonomy import FILES
 from mtlprune_bench.plugins.datasets.taskonomy.columns import (
     CLASS_WEIGHTS,
@@ -30,7 +31,6 @@ from mtlprune_bench.plugins.datasets.taskonomy.columns import (
 from mtlprune_bench.plugins.datasets.taskonomy.layouts import LAYOUTS
 from mtlprune_bench.plugins.datasets.taskonomy.listing import DOMAINS, KEYS, TINY
 from mtlprune_bench.plugins.tasks.depth import rescale_code
-from mtlprune_bench.registry import load_registry
 
 BY_NAME = {layout.name: layout for layout in LAYOUTS}
 BUILDING_FIRST = BY_NAME["building-first"]

@@ -11,8 +11,9 @@ from references import metrics as reference
 from skimage.color import rgb2lab
 from torch.nn import functional as F
 
-from mtlprune_bench import DISPARSE, STANDARD, Labels, PluginError, Task, metrics
+from mtlprune_bench import DISPARSE, STANDARD, Labels, PluginError, Task
 from mtlprune_bench.plugins.tasks import depth, keypoints_edges, normals, segmentation
+from mtlprune_bench.training import metrics
 
 PLUGINS = (segmentation, normals, depth, keypoints_edges)
 VOID = 255

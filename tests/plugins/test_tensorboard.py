@@ -6,12 +6,12 @@ import pytest
 
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
-from mtlprune_bench.checkpoint import load_masks  # noqa: E402
 from mtlprune_bench.commands import run_cli  # noqa: E402
-from mtlprune_bench.registry import load_registry  # noqa: E402
-from mtlprune_bench.request import Request  # noqa: E402
+from mtlprune_bench.host.registry import load_registry  # noqa: E402
+from mtlprune_bench.runs.request import Request  # noqa: E402
+from mtlprune_bench.runs.suite import prepare_all, run_all  # noqa: E402
 from mtlprune_bench.store import Store, read_history, read_rows  # noqa: E402
-from mtlprune_bench.suite import prepare_all, run_all  # noqa: E402
+from mtlprune_bench.training.checkpoint import load_masks  # noqa: E402
 
 PLUGIN = str(Path(__file__).parents[1] / "toy_plugin.py")
 NAME = "observers.tensorboard"
@@ -198,7 +198,7 @@ def test_pictures_that_cannot_be_made_do_not_fail_a_run(registry, tmp_path, monk
     def broken(experiment, network):
         raise ValueError("no colour")
 
-    monkeypatch.setattr("mtlprune_bench.run.sheets", broken)
+    monkeypatch.setattr("mtlprune_bench.runs.run.sheets", broken)
     with pytest.warns(UserWarning, match="No pictures: ValueError: no colour. The run goes on"):
         folder = run(tmp_path, registry, "snip")
     numbers, pictures = events(folder)

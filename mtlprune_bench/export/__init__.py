@@ -1,0 +1,1 @@
+"""A finished run's network for use elsewhere: files, sizes, speed."""

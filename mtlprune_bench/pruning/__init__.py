@@ -1,0 +1,1 @@
+"""Which weights stay: methods, scores, ranks, arbiters, allocations, masks, schedules."""

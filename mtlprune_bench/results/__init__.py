@@ -1,0 +1,1 @@
+"""From rows to answers: comparisons, deltas, published numbers, significance, tables as text."""

@@ -1,0 +1,1 @@
+"""From a request to finished rows: experiments, stages, jobs, suites, workers."""

@@ -1,0 +1,1 @@
+"""One training loop for all methods: batches, masks in place, checkpoints, metrics."""
