@@ -26,8 +26,20 @@ def quorum_rank(ranks: Tensor, quorum: int) -> Tensor:
     return torch.kthvalue(ranks, users - quorum + 1, dim=0).values
 
 
+class OrderStatistic:
+    """An arbiter that takes the q-th largest of the ranks that n users give a weight, so that q of them decide."""
+
+    def quorum(self, users: int) -> int:
+        """Return q, from 1 to `users`."""
+        raise NotImplementedError
+
+    def __call__(self, ranks: Tensor) -> Tensor:
+        """Merge `ranks` [n, ...] into [...]."""
+        return quorum_rank(ranks, self.quorum(ranks.shape[0]))
+
+
 @dataclass(frozen=True)
-class AtLeast:
+class AtLeast(OrderStatistic):
     """Keeps a weight if at least `votes` of its users keep it; "or", DiSparse equation 18, is one vote."""
 
     votes: int = field(default=1, metadata={"help": "users that have to keep a weight"})
@@ -37,24 +49,24 @@ class AtLeast:
         """Return the name that the registry knows it by."""
         return "or" if self.votes == 1 else f"at-least:{self.votes}"
 
-    def __call__(self, ranks: Tensor) -> Tensor:
-        """Merge `ranks` [n, ...] into [...]."""
-        return quorum_rank(ranks, self.votes)
+    def quorum(self, users: int) -> int:
+        """Return the votes that are needed, all where there are fewer users."""
+        return min(self.votes, users)
 
 
 @dataclass(frozen=True)
-class Unanimous:
+class Unanimous(OrderStatistic):
     """Keeps a weight only if all its users keep it."""
 
     name: str = field(default="and", init=False)
 
-    def __call__(self, ranks: Tensor) -> Tensor:
-        """Merge `ranks` [n, ...] into [...]."""
-        return ranks.amin(0)
+    def quorum(self, users: int) -> int:
+        """Return the number of all users."""
+        return users
 
 
 @dataclass(frozen=True)
-class Majority:
+class Majority(OrderStatistic):
     """Keeps a weight if most of its users keep it (DiSparse, equation 19).
 
     With `tie` "keep" half of the votes are enough, the paper's wording: pruned if most agree to remove it.
@@ -70,10 +82,9 @@ class Majority:
         """Return the name that the registry knows it by."""
         return "majority" if self.tie == "keep" else "strict-majority"
 
-    def __call__(self, ranks: Tensor) -> Tensor:
-        """Merge `ranks` [n, ...] into [...]."""
-        users = ranks.shape[0]
-        return quorum_rank(ranks, (users + 1) // 2 if self.tie == "keep" else users // 2 + 1)
+    def quorum(self, users: int) -> int:
+        """Return half of the users, rounded up, or more than half."""
+        return (users + 1) // 2 if self.tie == "keep" else users // 2 + 1
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from mtlprune_bench.pruning.components import Components
 from mtlprune_bench.pruning.gradients import Voter
 from mtlprune_bench.pruning.masks import Masks, keep_top, kept_count, sparsity
 from mtlprune_bench.pruning.method import JOINT, FixedRatio, Method, Scorer
-from mtlprune_bench.pruning.ranks import ranks
 from mtlprune_bench.pruning.scorers import Scores, Scoring
+from mtlprune_bench.pruning.selection import decided, select
 from mtlprune_bench.tensors import NamedTensors
 
 
@@ -129,26 +129,8 @@ def settle(method: Method, scores: Scores, group: Group, candidates: Masks | Non
     of a weight that several see; the highest merged ranks stay. This is the mask rule of DiSparse (its
     equations 9 and 18) at the one keep ratio that gives the sparsity asked for.
     """
-    if len(scores) == 1:
-        # A single voter's scores are in the order of their ranks, and need no sorting.
-        (own,) = scores.values()
-        return keep_top({name: own[name] for name in group.names}, group.kept)
-    opinions: dict[str, list[Tensor]] = {name: [] for name in group.names}
-    for own in scores.values():
-        if seen := {name: own[name] for name in group.names if name in own}:
-            for name, rank in ranks(seen).items():
-                opinions[name].append(rank)
-    merged = merge(method, opinions)
-    if candidates:
-        # A voter may rank what is no candidate above what another voter wants.
-        merged = {name: rank.masked_fill(~candidates[name], float("-inf")) for name, rank in merged.items()}
-    return keep_top(merged, group.kept)
-
-
-def merge(method: Method, opinions: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
-    """Return one tensor a weight: the only opinion of it, or what the arbiter makes of several."""
-    arbiter = method.arbiter or OR  # without one there is one voter, as Method checks, and nothing to decide
-    return {name: own[0] if len(own) == 1 else arbiter(torch.stack(list(own))) for name, own in opinions.items()}
+    # Without an arbiter there is one voter, as Method checks, and nothing to decide.
+    return select(list(scores.values()), group.names, group.kept, method.arbiter or OR, candidates)
 
 
 def fixed_masks(
@@ -160,7 +142,7 @@ def fixed_masks(
     for voter in voters:
         for name, mask in _own_mask(scores[voter.name], ratio, rule.ties).items():
             votes.setdefault(name, []).append(mask.to(torch.float64))
-    return {name: merged > 0 for name, merged in merge(method, votes).items()}
+    return {name: decided(own, method.arbiter or OR) > 0 for name, own in votes.items()}
 
 
 def _own_mask(scores: NamedTensors, ratio: float, ties: str) -> dict[str, Tensor]:

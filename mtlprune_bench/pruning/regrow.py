@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from mtlprune_bench.pruning.allocation import Group
+from mtlprune_bench.pruning.arbiters import OR
 from mtlprune_bench.pruning.masks import Masks, keep_top, kept_count
 from mtlprune_bench.pruning.method import PER_TASK, Method
-from mtlprune_bench.pruning.prune import check_sparsity, merge, scores_of, settle
+from mtlprune_bench.pruning.prune import check_sparsity, scores_of, settle
 from mtlprune_bench.pruning.schedules import Update
 from mtlprune_bench.pruning.scorers import Scores, Scoring
+from mtlprune_bench.pruning.selection import decided
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def _voted(method: Method, scores: Scores, group: Group, number: int, vacant: Ma
             share = min(share, _count(vacant, seen))
             for name, mask in keep_top(seen, share).items():
                 votes[name].append(mask.to(torch.float64))
-    return {name: verdict > 0 for name, verdict in merge(method, votes).items()}
+    return {name: decided(own, method.arbiter or OR) > 0 for name, own in votes.items()}
 
 
 def _count(masks: Masks, names: Mapping[str, object] | tuple[str, ...]) -> int:

@@ -1,0 +1,230 @@
+"""Selection: exactly the weights that voters want most together, found without sorting all of their scores.
+
+The definition is `by_ranks`: each voter's scores become ranks, the arbiter merges them, the highest stay. Where
+the arbiter is an order statistic and there are many weights, `by_windows` comes to the same masks, to the bit. A
+sample says between which two scores of each voter the decision falls; what lies beyond them is only counted, and
+what lies between is ranked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mtlprune_bench.pruning.arbiters import OrderStatistic
+from mtlprune_bench.pruning.masks import Masks, keep_top
+from mtlprune_bench.pruning.ranks import ranks
+from mtlprune_bench.tensors import NamedTensors
+
+MANY = 1 << 16
+"""From so many weights on, a sample pays."""
+SAMPLE = 1 << 17
+"""About so many weights are in it at most, and no more than an eighth of all."""
+WIDTHS = (0.004, 0.03)
+"""How far windows reach from the sample's merged rank to both sides; the second where the first missed."""
+ABOVE, BELOW = 2.0, 0.0
+"""What stands for the ranks, which are in (0, 1], of weights beyond all windows."""
+
+Merge = Callable[[Tensor], Tensor]
+"""An arbiter."""
+
+
+def select(
+    scores: Sequence[NamedTensors], names: Sequence[str], kept: int, merge: Merge, among: Masks | None = None
+) -> dict[str, Tensor]:
+    """Return the masks of the weights `names` that keep exactly those with the `kept` highest merged ranks.
+
+    `scores` are each voter's, at least of those of the `names` that it sees; `merge` is the arbiter. With `among`,
+    masks, only weights of these stay. Of equal merged ranks those that come first, in the order of the names
+    and within a tensor in row-major order, stay.
+    """
+    seen = [{name: own[name] for name in names if name in own} for own in scores]
+    seen = [own for own in seen if own]
+    if isinstance(merge, OrderStatistic) and _size(seen) >= MANY:
+        for width in WIDTHS:
+            if (masks := by_windows(seen, names, kept, merge, width, among)) is not None:
+                return masks
+    return by_ranks(seen, names, kept, merge, among)
+
+
+def by_ranks(
+    scores: Sequence[NamedTensors], names: Sequence[str], kept: int, merge: Merge, among: Masks | None = None
+) -> dict[str, Tensor]:
+    """Return what `select` does, by the definition."""
+    return keep_top(_merged(scores, names, merge, among), kept)
+
+
+def _merged(
+    scores: Sequence[NamedTensors], names: Sequence[str], merge: Merge, among: Masks | None
+) -> dict[str, Tensor]:
+    """Return the merged rank of each weight, minus infinity where it is not `among` those that may stay."""
+    opinions: dict[str, list[Tensor]] = {name: [] for name in names}
+    for own in scores:
+        for name, rank in ranks(own).items():
+            opinions[name].append(rank)
+    merged = {name: decided(own, merge) for name, own in opinions.items()}
+    if among:
+        # A voter may rank what may not stay above what another voter wants.
+        merged = {name: rank.masked_fill(~among[name], -math.inf) for name, rank in merged.items()}
+    return merged
+
+
+def decided(opinions: Sequence[Tensor], merge: Merge) -> Tensor:
+    """Return the only opinion of a weight, or what the arbiter makes of several."""
+    return opinions[0] if len(opinions) == 1 else merge(torch.stack(list(opinions)))
+
+
+@dataclass(frozen=True)
+class Window:
+    """The scores of a voter from `low` to `high`, between which the decision falls, and their exact ranks.
+
+    `ranks` holds, by name, the places [m] of these scores in the flat weight, ascending, and the rank [m] of each.
+    Scores below the window have ranks of at most `floor`, those above it of more than `ceiling`.
+    """
+
+    low: float
+    high: float
+    floor: float
+    ceiling: float
+    ranks: dict[str, tuple[Tensor, Tensor]]
+
+    def ranks_at(self, name: str, score: Tensor, places: Tensor) -> Tensor:
+        """Return the ranks [n] at `places` [n] of the flat `score`; ABOVE or BELOW beyond the window."""
+        own, known = self.ranks[name]
+        values = score[places]
+        found = torch.full_like(values, BELOW, dtype=torch.float64)
+        found[values > self.high] = ABOVE
+        inside = (values >= self.low) & (values <= self.high)
+        found[inside] = known[torch.searchsorted(own, places[inside])]
+        return found
+
+
+@dataclass
+class Votes:
+    """How many users of a weight have its elements [n] above their windows, and in or above them; both uint8."""
+
+    above: Tensor
+    within: Tensor
+    users: int = 0
+
+
+def by_windows(
+    scores: Sequence[NamedTensors],
+    names: Sequence[str],
+    kept: int,
+    merge: OrderStatistic,
+    width: float,
+    among: Masks | None = None,
+) -> dict[str, Tensor] | None:
+    """Return what `by_ranks` does, or None where windows of `width` to both sides of the sample's rank miss.
+
+    The q-th largest of some ranks is above t if, and only if, at least q of them are. So elements that q users
+    have above their windows stay, those that fewer have in or above them go, and the rest are few enough to be
+    ranked.
+    """
+    limits = _limits(scores, names, kept, merge, width, among)
+    if limits is None:
+        return None
+    flat = [{name: score.flatten() for name, score in own.items()} for own in scores]
+    votes: dict[str, Votes] = {}
+    windows = [_window(own, low, high, votes) for own, (low, high) in zip(flat, limits, strict=True)]
+    floor, ceiling = max(one.floor for one in windows), min(one.ceiling for one in windows)
+    stay, places, merged = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()
+    for name in names:
+        quorum = merge.quorum(votes[name].users)
+        stay[name], maybe = votes[name].above >= quorum, votes[name].within >= quorum
+        if among:
+            stay[name] &= among[name].flatten()
+            maybe &= among[name].flatten()
+        places[name] = torch.nonzero(maybe ^ stay[name]).flatten()
+        opinions = [
+            window.ranks_at(name, own[name], places[name])
+            for window, own in zip(windows, flat, strict=True)
+            if name in own
+        ]
+        merged[name] = decided(
+            [rank.masked_fill(rank > ceiling, ABOVE).masked_fill(rank <= floor, BELOW) for rank in opinions], merge
+        )
+    missing = kept - sum(int(mask.sum()) for mask in stay.values())
+    ranked = torch.cat(list(merged.values()))
+    if not int((ranked == ABOVE).sum()) <= missing <= int((ranked > BELOW).sum()):
+        return None
+    for name, chosen in keep_top(merged, missing).items():
+        stay[name][places[name][chosen]] = True
+    shapes = {name: score.shape for own in scores for name, score in own.items()}
+    return {name: stay[name].view(shapes[name]) for name in names}
+
+
+def _window(own: NamedTensors, low: float, high: float, votes: dict[str, Votes]) -> Window:
+    """Return the window of a voter from the flat scores of its `own` weights, and add up its `votes`."""
+    places, values, above = {}, [], 0
+    for name, score in own.items():
+        higher, within = score > high, score >= low
+        if name not in votes:
+            votes[name] = Votes(higher.to(torch.uint8), within.to(torch.uint8))
+        else:
+            votes[name].above += higher
+            votes[name].within += within
+        votes[name].users += 1
+        above += int(higher.sum())
+        places[name] = torch.nonzero(within ^ higher).flatten()
+        values.append(score[places[name]])
+    count = sum(score.numel() for score in own.values())
+    order = torch.sort(torch.cat(values), descending=True, stable=True).indices
+    ranked = torch.empty(len(order), dtype=torch.float64, device=order.device)
+    best = torch.arange(count - above, count - above - len(order), -1, dtype=torch.float64, device=order.device)
+    ranked[order] = best / count
+    parts = torch.split(ranked, [len(own_places) for own_places in places.values()])
+    return Window(
+        low,
+        high,
+        floor=(count - above - len(order)) / count,
+        ceiling=(count - above) / count,
+        ranks={name: (places[name], part) for name, part in zip(places, parts, strict=True)},
+    )
+
+
+def _limits(
+    scores: Sequence[NamedTensors],
+    names: Sequence[str],
+    kept: int,
+    merge: Merge,
+    width: float,
+    among: Masks | None,
+) -> list[tuple[float, float]] | None:
+    """Return the lowest and the highest score of each voter's window, None where the sample has too little."""
+    shapes = {name: score for own in scores for name, score in own.items()}
+    fraction = min(SAMPLE / _size(scores), 1 / 8)
+    generator = torch.Generator().manual_seed(0)
+    drawn = {
+        name: torch.randint(score.numel(), (math.ceil(score.numel() * fraction),), generator=generator)
+        for name, score in ((name, shapes[name]) for name in names)
+    }
+    few = [{name: score.flatten()[drawn[name]] for name, score in own.items()} for own in scores]
+    allowed = {name: among[name].flatten()[drawn[name]] for name in names} if among else None
+    merged = torch.cat(list(_merged(few, names, merge, allowed).values()))
+    place = round(kept * len(merged) / _size(scores))
+    if not 0 < place <= len(merged):
+        return None
+    middle = float(torch.sort(merged, descending=True).values[place - 1])
+    if middle == -math.inf:
+        return None
+    return [_span(torch.cat(list(own.values())), middle, width) for own in few]
+
+
+def _span(sample: Tensor, middle: float, width: float) -> tuple[float, float]:
+    """Return the scores of a voter's `sample` [m] that have about the ranks `middle` - and + `width`."""
+    values = torch.sort(sample, descending=True).values
+    count = len(values)
+    first, last = math.floor(count * (1 - middle - width)), math.ceil(count * (1 - middle + width))
+    low = float(values[last]) if last < count else -math.inf
+    return low, float(values[first]) if first >= 0 else math.inf
+
+
+def _size(scores: Sequence[NamedTensors]) -> int:
+    """Return how many weights there are that some voter sees."""
+    return sum({name: score.numel() for own in scores for name, score in own.items()}.values())
