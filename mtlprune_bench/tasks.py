@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torchmetrics
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -75,12 +75,24 @@ class Task:
     picture: Callable[[Array, Array, Labels], Array] = grey
 
 
+class State(typing.Protocol):
+    """What a metric adds up; a torchmetrics.Metric is one too."""
+
+    def to(self, device: torch.device) -> State:
+        """Return it on `device`."""
+        ...
+
+    def update(self, prediction: Tensor, target: Tensor, mask: Tensor) -> None:
+        """Add `prediction` [B, C, H, W] beside `target` [B, ..., H, W] where `mask` bool [B, H, W] is true."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """A number read off a streaming state, with its direction, unit and range.
 
-    `state(labels, protocol)` makes a state whose `update(prediction [B, C, H, W], target [B, ..., H, W],
-    mask [B, H, W])` is called batch after batch; metrics of one task with the same `state` share one.
+    `state(labels, protocol)` makes a state that is updated batch after batch; metrics of one task with the same
+    `state` share one.
     `read(state)` is the number. `unit` "" stands for the unit of the task's labels. It is measured for labels in
     one of `units`, for all labels where that is empty.
     """
@@ -88,7 +100,7 @@ class Metric:
     name: str
     task: str
     description: str
-    state: Callable[[Labels, Protocol], torchmetrics.Metric]
+    state: Callable[[Labels, Protocol], State]
     read: Callable[[Any], Tensor]
     higher_is_better: bool
     unit: str = ""

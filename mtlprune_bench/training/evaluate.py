@@ -41,7 +41,8 @@ def evaluate(
         for metric in chosen
     }
     for state in states.values():
-        state.distributed_available_fn = lambda: False  # a process measures all of a split, and asks no other
+        # A process measures all of a split; a torchmetrics.Metric would ask the others for their shares.
+        state.distributed_available_fn = lambda: False  # type: ignore[attr-defined]
     sums = torch.zeros(len(objective.tasks), dtype=torch.float64, device=device)
     images = 0
     training = model.training

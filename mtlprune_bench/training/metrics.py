@@ -1,9 +1,8 @@
 """Metrics: streaming states that never hold a prediction, and the functions that read numbers off them.
 
 A state's `update(prediction [B, C, H, W], target [B, ..., H, W], mask bool [B, H, W])` takes predictions at
-the size of their labels and in their space, batch after batch; what it holds are sums, added up over
-processes where it is synchronised (`state.sync_context()`). Numbers are float64 scalars, nan where no pixel
-contributes.
+the size of their labels and in their space, batch after batch; what it holds are sums. Numbers are float64
+scalars, nan where no pixel contributes.
 """
 
 from __future__ import annotations
@@ -11,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import Metric
 
 from mtlprune_bench.errors import DataError, PluginError, unknown
 
@@ -21,7 +19,7 @@ BINS = 18_000
 BIN_WIDTH = 180 / BINS
 
 
-class State(Metric):
+class State(nn.Module):
     """Sums over pixels: one of the measured values, one of their weights, and whatever a state adds.
 
     `shape` is that of the value. With `average` "pixel" every valid pixel of a set weighs the same; with
@@ -29,8 +27,6 @@ class State(Metric):
     a valid pixel left out.
     """
 
-    # An update adds to the sums whatever they are, so the states of two halves of a set can be merged.
-    full_state_update = False
     total: Tensor
     weight: Tensor
 
@@ -42,19 +38,15 @@ class State(Metric):
 
     def add_sum(self, name: str, *shape: int, dtype: torch.dtype = torch.int64) -> None:
         """Add the attribute `name`, a tensor [*shape] of zeros."""
-        self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
+        self.register_buffer(name, torch.zeros(shape, dtype=dtype))
 
     def add(self, total: Tensor, weight: Tensor, images: int) -> None:
         """Add a batch of `images`, in which values of weight `weight` sum up to `total` [*shape]."""
         if self.average == "batch":
             seen = weight > 0
             total, weight = torch.where(seen, images * total.double() / weight, 0.0), images * seen
-        self.total += total
-        self.weight += weight
-
-    def compute(self) -> Tensor:
-        """Return the mean value [*shape]."""
-        return mean_value(self)
+        self.total += total.detach()
+        self.weight += weight.detach()
 
 
 class Confusion(State):
