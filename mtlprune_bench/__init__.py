@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mtlprune_bench.adapters import DataRequest, Dataset, Files, Labelling, Model, Sample, Samples, Splits
+    from mtlprune_bench.api.data import as_dataset
+    from mtlprune_bench.api.masks import Masks
+    from mtlprune_bench.api.oneshot import prune
+    from mtlprune_bench.api.runs import Results, RunResult, load_results, run, table
     from mtlprune_bench.data.formats import as_tensor, naming, read_npy, read_png, write_npy, write_png
     from mtlprune_bench.data.indexes import inside, numbered, read_index
     from mtlprune_bench.data.layouts import Column, Entry, Index, Layout, Place
@@ -68,6 +72,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "api.data": ["as_dataset"],
+    "api.masks": ["Masks"],
+    "api.oneshot": ["prune"],
+    "api.runs": ["Results", "RunResult", "load_results", "run", "table"],
     "adapters": ["DataRequest", "Dataset", "Files", "Labelling", "Model", "Sample", "Samples", "Splits"],
     "pruning.allocation": ["Erk", "Global", "Group", "Uniform"],
     "pruning.arbiters": ["AND", "MAJORITY", "OR", "AtLeast", "Majority", "Quorum", "Unanimous"],

@@ -26,7 +26,8 @@ ROWS = [
     ["runs"],
     ["results", "analysis", "export"],
     ["figures"],
-    ["testing"],
+    ["report"],
+    ["testing", "api"],
     ["commands"],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}

@@ -97,7 +97,7 @@ def test_the_sparsity_of_adapmtl_is_that_of_its_components():
 
 
 def test_every_number_is_read_and_every_unit_is_known():
-    for path in (files("mtlprune_bench") / "papers").iterdir():
+    for path in (files("mtlprune_bench") / "results" / "papers").iterdir():
         head, *_ = csv.reader(path.read_text().splitlines())
         assert all(re.fullmatch(r"[\w.]+( %| degree)?", name) for name in head)
     for row in printed():

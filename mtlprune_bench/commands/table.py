@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from mtlprune_bench.commands._options import plugin_options, store_option
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from mtlprune_bench.results.comparisons import Comparison
 
 FORMATS = ("terminal", "markdown", "latex", "html", "csv", "json")
 
@@ -64,40 +58,17 @@ def command(
     from mtlprune_bench.errors import UsageError
     from mtlprune_bench.files import write_text
     from mtlprune_bench.results.render import render
-    from mtlprune_bench.results.views import check_columns, pivoted, with_columns
+    from mtlprune_bench.results.tables import tables
     from mtlprune_bench.store import Store
 
     rows = Store(store).rows()
     if rows.empty:
         raise UsageError(f"There are no results in {store}. Make some with mtlbench run, or name another --store.")
-    found = _comparisons(rows, filters, definitions, published, sort)
-    if columns:
-        check_columns(found, columns.split(","))
-        found = [with_columns(comparison, columns.split(",")) for comparison in found]
-    text = render([pivoted(comparison) for comparison in found] if pivot else found, style)
+    wanted = columns.split(",") if columns else []
+    found = tables(rows, filters, wanted, sort, pivot, definitions.split(","), published)
+    text = render(found, style)
     if output is None:
         click.echo(text, nl=False)
     else:
         write_text(output, text)
         click.echo(f"Wrote {output}.", err=True)
-
-
-def _comparisons(
-    rows: pd.DataFrame, filters: tuple[str, ...], definitions: str, published: bool, sort: str | None
-) -> list[Comparison]:
-    """Return the comparisons of `rows` that are asked for, ranked and sorted. Raises UsageError."""
-    from mtlprune_bench.errors import unknown
-    from mtlprune_bench.results.deltas import DEFINITIONS
-    from mtlprune_bench.results.published import beside
-    from mtlprune_bench.results.views import check_columns, of_lines, parse_filter, selected, sorted_by
-
-    names = definitions.split(",")
-    for name in names:
-        if name not in DEFINITIONS:
-            raise unknown("definition of delta", name, DEFINITIONS)
-    found, _ = selected(rows, filters, [DEFINITIONS[name] for name in dict.fromkeys(names)])
-    if sort:
-        check_columns(found, [name for name in [sort] if name != "method"])
-        found = [sorted_by(comparison, sort) for comparison in found]
-    lines = of_lines([parse_filter(text) for text in filters])
-    return [beside(comparison, lines) for comparison in found] if published else found

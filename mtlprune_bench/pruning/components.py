@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,12 +46,19 @@ def discover(model: nn.Module, images: Tensor) -> Components:
     scores them. The model is left as it was. Raises UsageError where its output is not a dict of tensors
     that depend on its weights.
     """
-    weights = prunable(model)
+    return discover_by(model, lambda: model(images), prunable(model))
+
+
+def discover_by(model: nn.Module, forward: Callable[[], Any], weights: Mapping[str, Tensor]) -> Components:
+    """Return which of the tensors by task that `forward()` makes, by `model` in eval mode, reaches which weight.
+
+    As `discover` does, with outputs, losses or any other tensors of the tasks.
+    """
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.enable_grad():
-            outputs = model(images)
+            outputs = forward()
             reached = _reached(outputs, weights)
     finally:
         for module, flag in training.items():

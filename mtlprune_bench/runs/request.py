@@ -43,6 +43,23 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, dict[str, Any]]:
     return settings
 
 
+def nested_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `settings` by section, of which keys may be dotted names: {"train.lr": 1} is {"train": {"lr": 1}}.
+
+    Raises UsageError for a dotted name with an empty part.
+    """
+    nested: dict[str, Any] = {}
+    for name, value in settings.items():
+        path = name.split(".")
+        if not all(path):
+            raise UsageError(f"'{name}' is no setting; write SECTION.NAME, such as train.lr.")
+        change = nested_settings(value) if isinstance(value, Mapping) else value
+        for part in reversed(path):
+            change = {part: change}
+        nested = merge_settings(nested, change)
+    return nested
+
+
 def merge_settings(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return `base` with `changes`, which win; a name and settings of one thing are kept together.
 

@@ -70,6 +70,16 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, json.loads(facts)
 
 
+def verify_tensors(path: Path) -> None:
+    """Raise ValueError where the file `path` is not as it was written, FileNotFoundError where there is none."""
+    try:
+        _read(path)
+    except FileNotFoundError:
+        raise
+    except UNREADABLE as error:
+        raise ValueError(str(error)) from error
+
+
 UNREADABLE = (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError)
 
 
@@ -82,9 +92,18 @@ def save_masks(path: Path, masks: Masks) -> None:
 def load_masks(path: Path) -> dict[str, Tensor] | None:
     """Return the masks of `path`, or None where there is no such file, as `load_tensors` does."""
     loaded = load_tensors(path)
-    if loaded is None:
-        return None
-    bits, facts = loaded
+    return None if loaded is None else _unpacked(*loaded)
+
+
+def read_masks(path: Path) -> dict[str, Tensor]:
+    """Return the masks of a file that a user named, which is left where it is. Raises UsageError."""
+    try:
+        return _unpacked(*_read(path))
+    except UNREADABLE as error:
+        raise UsageError(f"{path} cannot be read as masks: {error}.") from error
+
+
+def _unpacked(bits: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: unpack(bits[name], shape) for name, shape in facts["shapes"].items()}
 
 
