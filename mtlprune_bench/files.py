@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,6 +14,10 @@ from pathlib import Path
 import filelock
 
 from mtlprune_bench.errors import StoreError
+
+SEAL = re.compile(rb'([{\[])"sha256(?:": "| )([0-9a-f]{64})",?')
+SEAL_LIKE = re.compile(rb'."sha256|.{9,12}[0-9a-f]{64}')
+"""What sealed JSON begins with, and what it still begins with where a byte of that is damaged."""
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
@@ -52,6 +57,32 @@ def checksum(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sealed(text: str) -> str:
+    """Return the JSON object or array `text` with its own SHA-256 as the first entry; it stays JSON."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    seal = f'"sha256": "{digest}"' if text[0] == "{" else f'"sha256 {digest}"'
+    return f"{text[0]}{seal}{'' if text[1:].strip() in ('}', ']') else ','}{text[1:]}"
+
+
+def is_sealed(data: bytes) -> bool:
+    """Return whether JSON has a checksum, which files of the first version of stores had not."""
+    return SEAL_LIKE.match(data) is not None
+
+
+def unsealed(data: bytes) -> bytes:
+    """Return JSON as it was before it was sealed; what has no checksum, as it is.
+
+    Raises ValueError where the checksum does not fit.
+    """
+    if not is_sealed(data):
+        return data
+    found = SEAL.match(data)
+    text = found[1] + data[found.end() :] if found else b""
+    if found is None or hashlib.sha256(text).hexdigest().encode() != found[2]:
+        raise ValueError("the checksum does not fit")
+    return text
 
 
 def set_aside(path: Path) -> Path:

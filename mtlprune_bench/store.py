@@ -8,13 +8,14 @@ import io
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtlprune_bench.errors import StoreError, UsageError, unknown
-from mtlprune_bench.files import discard, write_atomic, write_text
+from mtlprune_bench.files import discard, is_sealed, sealed, unsealed, write_atomic, write_text
 from mtlprune_bench.paradigms import paradigm
 
 if TYPE_CHECKING:
@@ -61,9 +62,22 @@ WHOLE = "whole"
 COSTS = {"steps": "step", "forward": "pass", "backward": "pass", "seconds": "s", "peak_memory": "MB"}
 """The metrics, with their units, of what a run has cost; the last two differ from machine to machine."""
 
+CONFIG, PLAN, REQUEST = "config.json", "plan.json", "request.json"
 ROWS = "rows.parquet"
 LOCK = ".lock"
 CHECKSUM = b"sha256"
+"""The entry of a file of rows with the checksum of their cells, in stores of the first version."""
+
+FILE_CHECKSUM = b"sha256-file"
+UNSIGNED = b"-" * 64
+"""The entry of a file of rows with the checksum of all its bytes, and what stands there while that is taken."""
+
+VERSION = 2
+VERSION_FILE = "store.json"
+"""The format that is written, and where a store says which one it has; where it does not, it has the first."""
+
+TORN = b" torn"
+"""What follows half a line that a killed process has left, when the next one goes on."""
 
 FINISHED = "finished"
 FAILED = "failed"
@@ -76,19 +90,31 @@ class Store:
 
     folder: Path
 
+    def __post_init__(self) -> None:
+        """Raise StoreError for a store that a later version has written."""
+        known = read_json(self.folder / VERSION_FILE)
+        version = known.get("version", 1) if isinstance(known, dict) else 1
+        if not isinstance(version, int) or version > VERSION:
+            raise StoreError(
+                f"The store in {self.folder} has format {version}, and this mtlprune-bench knows none above "
+                f"{VERSION}. Install a later one, or name another --store."
+            )
+
     def run_folder(self, run_id: str) -> Path:
-        """Return the folder of a run, which may not exist yet."""
-        return self.folder / run_id
+        """Return the folder of a run, which may not exist yet. Raises StoreError for what is no plain name."""
+        return _child(self.folder, run_id)
 
     def stage_folder(self, key: str) -> Path:
-        """Return the folder of a shared stage, which may not exist yet."""
-        return self.folder / "stages" / key
+        """Return the folder of a shared stage, which may not exist yet. Raises StoreError as `run_folder`."""
+        return _child(self.folder / "stages", key)
 
     def check_writable(self) -> None:
-        """Raise StoreError where nothing can be written in the store."""
+        """Raise StoreError where nothing can be written in the store; write down its format."""
         probe = self.folder / f".probe-{os.getpid()}"
         write_text(probe, "")
         probe.unlink()
+        if not (self.folder / VERSION_FILE).exists():
+            write_json(self.folder / VERSION_FILE, {"version": VERSION})
 
     def runs(self) -> list[Path]:
         """Return the folders of all runs, by name."""
@@ -117,6 +143,13 @@ class Store:
         return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
+def _child(folder: Path, name: str) -> Path:
+    """Return what is called `name` in `folder`: names come from files, too, and must not lead elsewhere."""
+    if name != Path(name).name or name == "..":
+        raise StoreError(f"'{name}' is no name of a folder in {folder}. Run mtlbench store check.")
+    return folder / name
+
+
 def write_rows(folder: Path, rows: Sequence[Row]) -> None:
     """Write a run's rows as Parquet; equal rows are equal bytes. Raises StoreError."""
     import pandas as pd
@@ -125,9 +158,15 @@ def write_rows(folder: Path, rows: Sequence[Row]) -> None:
 
     frame = pd.DataFrame(list(rows), columns=list(COLUMNS)).astype(COLUMNS)
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    checksum = _digest(table.to_pylist(), table.column_names)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), CHECKSUM: checksum})
-    write_atomic(folder / ROWS, lambda temporary: pq.write_table(table, temporary))
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), FILE_CHECKSUM: UNSIGNED})
+
+    def write(path: Path) -> None:
+        pq.write_table(table, path)
+        # The last of such bytes are the entry: texts stand before it.
+        head, _, tail = (data := path.read_bytes()).rpartition(UNSIGNED)
+        path.write_bytes(head + hashlib.sha256(data).hexdigest().encode() + tail)
+
+    write_atomic(folder / ROWS, write)
 
 
 def read_rows(folder: Path) -> list[Row] | None:
@@ -135,25 +174,40 @@ def read_rows(folder: Path) -> list[Row] | None:
     path = folder / ROWS
     if not path.exists():
         return None
+    try:
+        rows = parse_rows(path.read_bytes())
+    except ValueError as error:
+        discard(path, error)
+        return None
+    older = {PARADIGM: _paradigm(folder)} if rows and PARADIGM not in rows[0] else {}
+    return [_typed(row | older) for row in rows]
+
+
+def parse_rows(data: bytes) -> list[Row]:
+    """Return the rows in the bytes of a file of rows. Raises ValueError where they are not as written."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(path).read(use_threads=False)
+        file = pq.ParquetFile(pa.BufferReader(data))
+        entries = file.metadata.metadata or {}
+        if digest := entries.get(FILE_CHECKSUM):
+            head, _, tail = data.rpartition(digest)
+            if hashlib.sha256(head + UNSIGNED + tail).hexdigest().encode() != digest:
+                raise ValueError("the checksum does not fit")
+        table = file.read(use_threads=False)
         names = [name for name in COLUMNS if name != PARADIGM or name in table.column_names]
         rows: list[Row] = table.select(names).to_pylist()
-        if (table.schema.metadata or {}).get(CHECKSUM) != _digest(rows, names):
+        if not digest and entries.get(CHECKSUM) != _digest(rows, names):
             raise ValueError("the checksum does not fit")
-    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
-        discard(path, error)
-        return None
-    older = {} if PARADIGM in names else {PARADIGM: _paradigm(folder)}
-    return [_typed(row | older) for row in rows]
+    except (pa.ArrowException, OSError, TypeError, KeyError) as error:
+        raise ValueError(str(error)) from error
+    return rows
 
 
 def _paradigm(folder: Path) -> str:
     """Return the paradigm of a run whose rows are older than that column; "" where its files do not say it."""
-    config, plan = (read_json(folder / name) for name in ("config.json", "plan.json"))
+    config, plan = (read_json(folder / name) for name in (CONFIG, PLAN))
     return paradigm(config["method"], plan["updates"]) if config and plan else ""
 
 
@@ -173,8 +227,8 @@ def _digest(rows: Sequence[Row], names: Sequence[str]) -> bytes:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON-like `value` to `path`, indented. Raises StoreError."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+    """Write an object or array of JSON to `path`, indented, with its checksum. Raises StoreError."""
+    write_text(path, sealed(json.dumps(value, indent=2, sort_keys=True) + "\n"))
 
 
 def read_json(path: Path) -> Any:
@@ -182,20 +236,28 @@ def read_json(path: Path) -> Any:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text())
+        return parse_json(path.read_bytes())
     except ValueError as error:
         discard(path, error)
         return None
 
 
+def parse_json(data: bytes) -> Any:
+    """Return the value of the bytes of a file of JSON. Raises ValueError where they are not as written."""
+    try:
+        return json.loads(unsealed(data))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def append_history(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Append one line of JSON an entry. Raises StoreError where the disk is full."""
+    """Append one line of JSON an entry, each with its checksum. Raises StoreError where the disk is full."""
     try:
         with path.open("a+b") as file:
             # A killed process may have left half a line; end it, and readers pass over it.
             if file.tell() and _last_byte(path) != b"\n":
-                file.write(b"\n")
-            file.writelines((json.dumps(entry) + "\n").encode() for entry in entries)
+                file.write(TORN + b"\n")
+            file.writelines((sealed(json.dumps(entry)) + "\n").encode() for entry in entries)
     except OSError as error:
         raise StoreError(f"Cannot write {path}: {error.strerror or error}. Free some space.") from error
 
@@ -206,14 +268,44 @@ def _last_byte(path: Path) -> bytes:
         return file.read(1)
 
 
+@dataclass(frozen=True)
+class Lines:
+    """The lines of a history: entries with the bytes that they are of, the numbers of damaged lines, from 1.
+
+    `older` says that no line has a checksum, `half` that the last one has no end: it is being written, or was.
+    """
+
+    entries: tuple[tuple[Mapping[str, Any], bytes], ...]
+    damaged: tuple[int, ...]
+    older: bool
+    half: bool
+
+
+def parse_lines(data: bytes) -> Lines:
+    """Return what is in the bytes of a history."""
+    entries, damaged = [], []
+    lines = data.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = parse_json(line)
+            if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+                raise ValueError("it is no entry of a step")
+            entries.append((entry, line))
+        except ValueError:
+            if number < len(lines) and not line.endswith(TORN):
+                damaged.append(number)
+    older = not any(map(is_sealed, lines))
+    return Lines(tuple(entries), () if older else tuple(damaged), older, bool(lines[-1]))
+
+
 def read_history(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the entries of a loss history by step; of a step that was made twice, the last."""
-    entries = {}
-    if path.exists():
-        for line in path.read_bytes().splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            entries[entry["step"]] = entry
+    """Yield the entries of a loss history by step; of a step that was made twice, the last.
+
+    Damaged lines are left out, with a warning.
+    """
+    lines = parse_lines(path.read_bytes() if path.exists() else b"")
+    if lines.damaged:
+        numbers = ", ".join(map(str, lines.damaged))
+        warnings.warn(f"{path} is damaged in line {numbers}, which is left out.", stacklevel=2)
+    entries = {entry["step"]: entry for entry, _ in lines.entries}
     yield from (entries[step] for step in sorted(entries))

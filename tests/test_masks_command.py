@@ -332,4 +332,4 @@ def test_what_makes_no_sense_together_is_refused(mtlbench, store):
         mtlbench("masks", "random-toy", "--sparsity", "0.5", "--method", "snip"),
         "--method, --sparsity: runs are as they were made",
     )
-    refused(mtlbench("masks", "random-toy", "--output", "masks.txt"), "masks.txt", ".png, .pdf, .svg")
+    refused(mtlbench("masks", "random-toy", "--output", "masks.txt"), "masks.txt", ".pdf, .svg, .png")

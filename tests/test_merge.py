@@ -18,7 +18,7 @@ from mtlprune_bench.files import locked
 from mtlprune_bench.runs import merge as merging
 from mtlprune_bench.runs.leftovers import REPLACED
 from mtlprune_bench.runs.merge import ENDS, merge
-from mtlprune_bench.store import LOCK, Store, read_rows, write_json, write_rows
+from mtlprune_bench.store import LOCK, Store, read_json, read_rows, write_json, write_rows
 from mtlprune_bench.training.checkpoint import WEIGHTS, save_tensors
 from mtlprune_bench.training.state import CHECKPOINT
 
@@ -306,9 +306,7 @@ def test_a_store_that_cannot_be_written_can_be_merged(a, tmp_path, monkeypatch):
 def test_a_folder_that_is_named_after_a_run_but_is_another_is_skipped(a, tmp_path):
     run_of(a, SNIP).rename(a / "snip-of-monday")
     config = run_of(a, "toy-finetune") / "config.json"
-    config.write_text(
-        config.read_text().replace('"seed": 0', '"seed": 1').replace('"sparsity": 0.5', '"sparsity": 0.6')
-    )
+    write_json(config, read_json(config) | {"seed": 1, "sparsity": 0.6})
     skipped = [merged for _, merged in merge([a], Store(tmp_path / "new")) if merged.end == "skipped"]
     assert len(skipped) == 2
     assert all("does not end in the hash of its config.json" in merged.note for merged in skipped)

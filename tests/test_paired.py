@@ -209,7 +209,7 @@ def test_failed_runs_are_not_paired_and_listed_with_their_reason():
     failed = FAILURE | SNIP | {"run": "bad", "status": "diverged", "reason": "the loss is nan", "seed": 2}
     (pairing,) = pair([*(row for row in SEEDS if row["run"] != "snip--0.9--s2"), failed])
     assert pairing.effects[0].seeds == (0, 1)
-    assert "bad failed: the loss is nan" in pairing.notes
+    assert "bad diverged: the loss is nan" in pairing.notes
     all_failed = [row for row in SEEDS if row["method"] != "snip"]
     with pytest.raises(UsageError, match="'lth' and 'snip' have no finished runs"):
         pair([*all_failed, failed])

@@ -156,7 +156,7 @@ def test_the_terminal_shows_arrows_percentages_deviations_and_failures():
     assert "30.00 ± 7.07" in text
     assert "-30.00" in text
     assert "Mean ± sample standard deviation over seeds." in text
-    assert "bad failed: the loss is nan" in text
+    assert "bad diverged: the loss is nan" in text
     assert re.search(r"snip +│ +50 │", text), "the sparsity asked for, in percent"
 
 

@@ -1,6 +1,5 @@
 """Reopening: the network of a stored run is rebuilt to the bit, or it is said why not."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from mtlprune_bench.host.registry import load_registry
 from mtlprune_bench.runs.reopening import final_network, first_image, reopen
 from mtlprune_bench.runs.request import Request
 from mtlprune_bench.runs.suite import run_all
-from mtlprune_bench.store import Store, read_rows
+from mtlprune_bench.store import Store, read_json, read_rows, write_json
 from mtlprune_bench.training.batches import evaluation_batches
 from mtlprune_bench.training.checkpoint import load_masks, load_tensors, save_tensors
 from mtlprune_bench.training.evaluate import total_loss
@@ -69,7 +68,7 @@ def test_the_network_has_the_loss_of_the_rows(method, tmp_path, registry):
 
 
 def test_a_run_keeps_what_was_asked_for_but_not_how_it_was_executed(snip):
-    assert json.loads((snip / "request.json").read_text()) == {
+    assert read_json(snip / "request.json") == {
         "method": "snip",
         "dataset": "toy",
         "sparsity": 0.8,
@@ -108,15 +107,13 @@ def test_a_run_of_an_earlier_version_says_how_to_go_on(copy, registry):
     [("seed", 2, "seed"), ("sparsity", 0.5, "sparsity"), ("settings", {"train": {"steps": 9}}, "train")],
 )
 def test_a_run_that_would_be_another_one_now_is_refused(copy, registry, name, value, other):
-    asked = json.loads((copy / "request.json").read_text()) | {name: value}
-    (copy / "request.json").write_text(json.dumps(asked))
+    write_json(copy / "request.json", read_json(copy / "request.json") | {name: value})
     with pytest.raises(UsageError, match=rf"cannot be rebuilt: .* another .*{other}.*--plugin"):
         reopen(copy, registry)
 
 
 def test_a_request_of_another_version_is_refused(copy, registry):
-    asked = json.loads((copy / "request.json").read_text())
-    (copy / "request.json").write_text(json.dumps({**asked, "colour": "red"}))
+    write_json(copy / "request.json", read_json(copy / "request.json") | {"colour": "red"})
     with pytest.raises(UsageError, match=r"request\.json is of another version.*colour"):
         reopen(copy, registry)
 

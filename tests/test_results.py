@@ -222,12 +222,12 @@ def test_failures_are_listed_with_their_reason_and_not_averaged():
     (line,) = table.lines
     assert line.seeds == (0,)
     assert line.cells == {MIOU: Cell(0.5, pytest.approx(math.nan, nan_ok=True))}
-    assert table.failures == {"bad": "the loss is nan"}
+    assert table.failures == {"bad": "diverged: the loss is nan"}
 
 
 def test_a_setting_in_which_everything_failed_has_no_lines_but_the_reasons():
     (table,) = comparisons(frame(FAILURE | {"run": "bad", "status": "failed", "reason": "no"}))
-    assert (table.lines, table.columns, table.failures) == ((), (), {"bad": "no"})
+    assert (table.lines, table.columns, table.failures) == ((), (), {"bad": "failed: no"})
 
 
 def test_losses_of_tasks_are_measured_but_not_in_the_table():

@@ -72,7 +72,7 @@ def test_a_run_leaves_everything_that_is_needed_to_repeat_it(tmp_path, registry)
         "history.jsonl",
         "cost.json",
     }
-    environment = json.loads((folder / "environment.json").read_text())[0]
+    environment = json.loads((folder / "environment.json").read_text())[-1]
     assert torch.__version__.startswith(environment["packages"]["torch"])
     assert [entry["step"] for entry in read_history(folder / "history.jsonl")] == list(range(30))
 

@@ -93,7 +93,7 @@ def test_lines_and_failures_are_chosen_together():
     comparison = table({}, {"method": "rigl"}, bad, bad | {"run": "worse", "method": "rigl"})
     left = chosen(comparison, [parse_filter("method=rigl")], frozenset({"worse"}))
     assert [line.method for line in left.lines] == ["rigl"]
-    assert left.failures == {"worse": "no"}
+    assert left.failures == {"worse": "failed: no"}
 
 
 def test_ranks_are_means_of_places_over_metrics_within_a_sparsity():

@@ -24,7 +24,7 @@ from mtlprune_bench.runs.environment import resolve_device
 from mtlprune_bench.runs.experiment import Experiment
 from mtlprune_bench.runs.pipeline import scoring_at
 from mtlprune_bench.runs.stages import DISCOVERY_SIZE, Stages
-from mtlprune_bench.store import WHOLE, Store, read_json, read_rows
+from mtlprune_bench.store import CONFIG, WHOLE, Store, read_json, read_rows
 from mtlprune_bench.training.checkpoint import MASKS, SCORES, load_masks, load_scores
 from mtlprune_bench.training.networks import MULTITASK, build_network
 
@@ -97,7 +97,7 @@ def _label_of(folder: Path) -> str:
 
 def _network(folder: Path, registry: Registry) -> torch.nn.Module:
     """Return the network of a stored run on the meta device. Raises UsageError."""
-    config = read_json(folder / "config.json")
+    config = read_json(folder / CONFIG)
     model = registry.get("models", config["model"])
     changed = {name: value for name, value in config["model_settings"].items() if name != "is"}
     # What a configuration leaves out is at its class's default, which the model's own settings need not be.

@@ -55,7 +55,7 @@ def command(
     mtlbench masks --before-training --method disparse-static --dataset nyuv2
     """
     from mtlprune_bench.errors import UsageError
-    from mtlprune_bench.figures.masks import check_ending
+    from mtlprune_bench.figures.style import check_ending
 
     asked = [parameter.opts[0] for parameter in ctx.command.params if options.get(str(parameter.name))]
     if before_training == bool(runs):
@@ -92,11 +92,12 @@ def _tasks(registry: Registry, store: Path, options: dict[str, Any]) -> list[Tas
 
 def _show_tasks(found: Sequence[TaskMasks], style: str, output: Path | None) -> None:
     from mtlprune_bench.analysis.views import comma_separated, task_records, task_tables
-    from mtlprune_bench.figures.masks import save, task_figure
+    from mtlprune_bench.figures.masks import task_figure
+    from mtlprune_bench.figures.style import write
     from mtlprune_bench.results.render import plain
 
     if output is not None:  # before the text, whose reader may close the pipe
-        save(task_figure(found), output)
+        write([task_figure(found)], output)
     if style == "csv":
         click.echo(comma_separated(record for one in found for record in task_records(one)), nl=False)
     else:
@@ -107,7 +108,8 @@ def _show_tasks(found: Sequence[TaskMasks], style: str, output: Path | None) -> 
 def _show_runs(names: Sequence[str], registry: Registry, store: Path, style: str, output: Path | None) -> None:
     from mtlprune_bench.analysis.sources import check_same_network, stored_masks
     from mtlprune_bench.analysis.views import comma_separated, run_records, run_tables
-    from mtlprune_bench.figures.masks import run_figure, save
+    from mtlprune_bench.figures.masks import run_figure
+    from mtlprune_bench.figures.style import write
     from mtlprune_bench.results.render import plain
     from mtlprune_bench.store import Store
 
@@ -115,7 +117,7 @@ def _show_runs(names: Sequence[str], registry: Registry, store: Path, style: str
     runs = [stored_masks(folder, registry) for folder in folders]
     check_same_network(runs)
     if output is not None:
-        save(run_figure(runs), output)
+        write([run_figure(runs)], output)
     if style == "csv":
         click.echo(comma_separated(run_records(runs)), nl=False)
     else:

@@ -4,62 +4,41 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtlprune_bench.analysis.overlap import LEVEL, added, watershed
 from mtlprune_bench.analysis.sources import RunMasks, TaskMasks
 from mtlprune_bench.analysis.views import between, layer_name
-from mtlprune_bench.errors import UsageError
-from mtlprune_bench.files import write_atomic
+from mtlprune_bench.figures.style import COLOURS, DASHES, MARKERS, PALE, STYLE
 from mtlprune_bench.pruning.masks import sparsity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ENDINGS = (".png", ".pdf", ".svg")
 NUMBERED = 12
 """How many runs a matrix has room to write numbers for."""
-DPI = 150
-GREY = "#8a8a8a"
-
-COLOURS = ("#14213d", "#d1495b", "#2a9d8f", "#edae49", "#5f7fbf")
-DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (2, 1)))
-MARKERS = "os^DvPX"
-"""Of a line's colour, dash and marker each cycles at its own pace: 140 lines differ, and few need the colour."""
+CHANCE = (0, (1, 1.5))
+"""The dashes of what random masks would have, thinner than any method's."""
 
 
 def _style(number: int) -> dict[str, Any]:
-    """Return the colour, dash and marker of line `number`."""
+    """Return the colour, dash and marker of line `number`, which cycle at their own paces: 120 lines differ."""
     return {
         "color": COLOURS[number % len(COLOURS)],
-        "linestyle": DASHES[number % len(DASHES)],
-        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": DASHES[number % 3],
+        "marker": MARKERS[number % 5],
     }
-
-
-def check_ending(path: Path) -> None:
-    """Raise UsageError where a picture's format is not known by the end of its name."""
-    if path.suffix.lower() not in ENDINGS:
-        raise UsageError(f"{path} does not end in {', '.join(ENDINGS)}; the end of the name says what to draw.")
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure to `path`, whole or not at all, as what its name ends in. Raises UsageError or StoreError."""
-    check_ending(path)
-    kind = path.suffix.lower().removeprefix(".")
-    write_atomic(path, lambda temporary: figure.savefig(temporary, format=kind, dpi=DPI, bbox_inches="tight"))
 
 
 def _figure(width: float, height: float, panels: Sequence[float]) -> tuple[Figure, list[Axes]]:
     """Return a figure of a size in inches with panels side by side, of these relative widths."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=list(panels))[0]
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=list(panels))[0]
     return figure, list(axes)
 
 
@@ -70,7 +49,7 @@ def _line(axis: Axes, number: int, values: Sequence[float], label: str) -> None:
 
 def _chance(axis: Axes, number: int, values: Sequence[float]) -> None:
     """Draw what random masks would have for line `number`: thin and dotted, its markers hollow."""
-    style = {**_style(number), "linestyle": ":"}
+    style = {**_style(number), "linestyle": CHANCE}
     axis.plot(range(len(values)), values, markersize=3, fillstyle="none", linewidth=0.8, **style)
 
 
@@ -98,9 +77,14 @@ def task_figure(found: Sequence[TaskMasks]) -> Figure:
         if place is not None:
             axis.plot(place, 100 * ious[place], "o", markersize=13, fillstyle="none", color="black")
     axis.plot(
-        [], [], ":", color=GREY, linewidth=0.8, label="hollow: by chance, of random masks as dense in each layer"
+        [],
+        [],
+        linestyle=CHANCE,
+        color=PALE,
+        linewidth=0.8,
+        label="hollow: by chance, of random masks as dense in each layer",
     )
-    axis.axhline(100 * LEVEL, color=GREY, linewidth=0.8, zorder=0)
+    axis.axhline(100 * LEVEL, color=PALE, linewidth=0.8, zorder=1)
     axis.set_ylim(0, 104)
     axis.set_yticks([0, 10, 20, 40, 60, 80, 100])
     axis.set_ylabel("IoU of the tasks' own masks (%)")
@@ -139,7 +123,7 @@ def _component_bands(axis: Axes, run: RunMasks) -> None:
     start = 0
     for component, names in run.components.by_name().items():
         if start:
-            axis.axvline(start - 0.5, color=GREY, linewidth=0.8)
+            axis.axvline(start - 0.5, color=PALE, linewidth=0.8)
         axis.annotate(component, (start - 0.4, 1.01), xycoords=("data", "axes fraction"), fontsize=9)
         start += len(names)
 
@@ -151,6 +135,7 @@ def _matrix(axis: Axes, runs: Sequence[RunMasks]) -> None:
     ious = np.eye(len(runs))
     for (row, one), (column, other) in itertools.combinations(enumerate(runs), 2):
         ious[row, column] = ious[column, row] = added(between(one, other).values()).iou
+    axis.grid(False)
     axis.imshow(100 * ious, cmap="Greys", vmin=0, vmax=100)
     numbers = [str(number) for number in range(1, len(runs) + 1)]
     axis.set_xticks(range(len(runs)), numbers)

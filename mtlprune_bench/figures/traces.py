@@ -25,7 +25,7 @@ from mtlprune_bench.figures.style import (
 from mtlprune_bench.results.captions import label
 from mtlprune_bench.results.comparisons import Comparison, Line
 from mtlprune_bench.runs.stages import SPARSITIES
-from mtlprune_bench.store import WHOLE, Store, read_history, read_json
+from mtlprune_bench.store import CONFIG, PLAN, WHOLE, Store, read_history, read_json
 from mtlprune_bench.training.train import HISTORY
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Trace:
 
 def trainings(folder: Path, store: Store) -> Iterator[Path]:
     """Yield the folders of the trainings that the run in `folder` consists of, in order, its dense one first."""
-    plan = read_json(folder / "plan.json") or {}
+    plan = read_json(folder / PLAN) or {}
     stages = plan.get("stages") or [plan["dense_stage"]] if plan.get("stages") or plan.get("dense_stage") else []
     # A training that stops where weights are rewound to repeats the first steps of the dense one.
     shared = [store.stage_folder(name) for name in stages if "-step-" not in name]
@@ -83,7 +83,7 @@ def read_trace(folder: Path, store: Store, file: str, key: str) -> Trace | None:
 def losses_of(folder: Path, store: Store) -> Trace | None:
     """Return the training losses of a run, each task's and their sum by the weights of the dataset, smoothed."""
     trace = read_trace(folder, store, HISTORY, "losses")
-    weights = (read_json(folder / "config.json") or {}).get("loss_weights", {})
+    weights = (read_json(folder / CONFIG) or {}).get("loss_weights", {})
     if trace is None or set(trace.values) - set(weights):
         return trace
     total = sum(weights[task] * loss for task, loss in trace.values.items())

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mtlprune_bench.results.comparisons import DELTA, FAR, SETTING, Cell, Column, Comparison, Line, is_metric
 from mtlprune_bench.results.deltas import DEFINITIONS, MEAN, ONE_METRIC, Definition
 from mtlprune_bench.results.views import RANK
-from mtlprune_bench.store import COSTS, SPARSITY
+from mtlprune_bench.store import COSTS, SPARSITY, WHOLE
 
 ARROWS = {True: "↑", False: "↓", None: ""}
 MISSING = "–"
@@ -43,13 +43,18 @@ def footnotes(comparison: Comparison) -> list[str]:
                     f"{line.method} was asked for a sparsity of {100 * asked:g} % and reached "
                     f"{100 * reached:.2f} %: not to be compared with others at that sparsity."
                 )
+        notes += [
+            f"{label(line)} left no weight of {column.component} at sparsity {100 * line.sparsity:g} %."
+            for column, cell in line.cells.items()
+            if column.metric == SPARSITY and column.component != WHOLE and cell.mean == 1 and not line.source
+        ]
     if any(line.apart for line in comparison.lines):
         notes.append(
             "Lines with a run's name: several runs of one seed differ in what rows do not say, so that they are "
             "not averaged. mtlbench show RUN has all settings."
         )
     notes += comparison.notes
-    notes += [f"{run} failed: {reason}" for run, reason in comparison.failures.items()]
+    notes += [f"{run} {words}" for run, words in comparison.failures.items()]
     return notes
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mtlprune_bench.paradigms import PARADIGMS
 from mtlprune_bench.results import deltas
 from mtlprune_bench.results.deltas import MEAN, Definition
-from mtlprune_bench.store import FINISHED, LOSS, PARADIGM, SPARSITY, WHOLE, Row, read_json, read_rows
+from mtlprune_bench.store import CONFIG, FINISHED, LOSS, PARADIGM, PLAN, SPARSITY, WHOLE, Row, read_json, read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,7 +153,7 @@ def _comparison(
                 replace(line, cells={**line.cells, **cells}) if cells else line
                 for line, cells in zip(lines, added, strict=True)
             ]
-    failures = {row["run"]: row["reason"] for row in rows if row["status"] != FINISHED}
+    failures = {row["run"]: f"{row['status']}: {row['reason']}" for row in rows if row["status"] != FINISHED}
     return Comparison(setting, tuple(columns), tuple(lines), failures)
 
 
@@ -269,13 +269,13 @@ def flat(value: object, name: str = "") -> Iterator[tuple[str, str]]:
 
 def run_tables(folder: Path) -> list[tuple[str, list[list[str]], list[str]]]:
     """Return titled tables, as (title, rows, headings), of all that is known of the run in `folder`."""
-    facts = [[name, value] for name, value in flat(read_json(folder / "config.json") or {})]
+    facts = [[name, value] for name, value in flat(read_json(folder / CONFIG) or {})]
     sessions = read_json(folder / "environment.json") or []
     if sessions:
         last = sessions[-1]
         facts += [["started", last["started"]], ["device", last["device"]], ["commit", last["commit"] or ""]]
         facts += [["packages", " ".join(f"{name} {version}" for name, version in last["packages"].items())]]
-    plan = read_json(folder / "plan.json") or {"updates": []}
+    plan = read_json(folder / PLAN) or {"updates": []}
     updates = [[str(update["step"]), f"{update['sparsity']:g}"] for update in plan["updates"]]
     files = [[path.name, f"{path.stat().st_size / 1e6:.2f} MB"] for path in sorted(folder.glob("[!.]*"))]
     rows = read_rows(folder) or []

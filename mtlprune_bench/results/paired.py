@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from mtlprune_bench.errors import UsageError, unknown
 from mtlprune_bench.results.comparisons import DELTA, FAR, Column, Line, comparisons, delta_cells, order
 from mtlprune_bench.results.deltas import MEAN, Definition
-from mtlprune_bench.results.significance import FEWEST, holm, interval, p_value
+from mtlprune_bench.results.significance import FEWEST, holm, intervals, p_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -207,17 +208,23 @@ def _pairing(setting: _Setting, names: Sequence[str], sparsity: float, metrics: 
     reference, *others = names
     base, *rest = [_at(setting, name, sparsity) for name in names]
     paired = {name: runs for name, runs in zip(others, rest, strict=True) if runs.keys() & base.keys()}
-    effects: list[Effect] = []
-    for column in setting.columns:
-        if paired and (column.metric in metrics if metrics else column.split == "test" or column.metric == DELTA):
-            effects += _corrected([_effect(column, name, runs, base) for name, runs in paired.items()])
+    effects = _tested(
+        [
+            _effect(column, name, runs, base)
+            for column in setting.columns
+            if (column.metric in metrics if metrics else column.split == "test" or column.metric == DELTA)
+            for name, runs in paired.items()
+        ]
+    )
+    families = [list(family) for _, family in itertools.groupby(effects, lambda effect: effect.column)]
     notes = [note for name, runs in zip(others, rest, strict=True) for note in _alone(name, runs, reference, base)]
     notes += [note for name, runs in zip(names, (base, *rest), strict=True) for note in _missed(name, runs)]
     failures = setting.failures.items()
-    notes += [f"{run} failed: {reason}" for run, (asked, reason) in failures if asked in (sparsity, 0)]
+    notes += [f"{run} {words}" for run, (asked, words) in failures if asked in (sparsity, 0)]
     if paired and not any(column.metric == DELTA for column in setting.columns):
         notes.append("No delta: there is no dense network with one of these seeds.")
-    return Pairing(setting.facts, sparsity, reference, tuple(effects), tuple(notes))
+    corrected = tuple(effect for family in families for effect in _corrected(family))
+    return Pairing(setting.facts, sparsity, reference, corrected, tuple(notes))
 
 
 def _effect(column: Column, method: str, runs: Seeds, base: Seeds) -> Effect:
@@ -230,11 +237,19 @@ def _effect(column: Column, method: str, runs: Seeds, base: Seeds) -> Effect:
         )
     }
     values, references = (tuple(pair[side] for pair in pairs.values()) for side in (0, 1))
-    effect = Effect(column, method, tuple(pairs), values, references)
-    if len(pairs) < FEWEST:
-        return effect
-    low, high = interval(effect.differences)
-    return replace(effect, low=low, high=high, p=p_value(effect.differences))
+    return Effect(column, method, tuple(pairs), values, references)
+
+
+def _tested(effects: Sequence[Effect]) -> list[Effect]:
+    """Return `effects` with an interval and p, those that have enough seeds."""
+    found = list(effects)
+    counts = {len(effect.seeds) for effect in effects}
+    for count in (count for count in counts if count >= FEWEST):
+        places = [place for place, effect in enumerate(effects) if len(effect.seeds) == count]
+        rows = [effects[place].differences for place in places]
+        for place, (low, high), p in zip(places, intervals(rows), p_values(rows), strict=True):
+            found[place] = replace(effects[place], low=low, high=high, p=p)
+    return found
 
 
 def _corrected(family: Sequence[Effect]) -> Iterator[Effect]:

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from mtlprune_bench.errors import StoreError, UsageError
 from mtlprune_bench.files import is_locked, locked
-from mtlprune_bench.store import FINISHED, LOCK, Store, read_json, read_rows
+from mtlprune_bench.store import CONFIG, FINISHED, LOCK, PLAN, Store, read_json, read_rows
 
 REPLACED = "replaced"
 """The folder of a store where merging keeps the runs and stages that better ones took the place of."""
@@ -123,9 +123,7 @@ def remove(leftover: Leftover) -> bool:
 
 def _run_folders(store: Store) -> list[Path]:
     """Return the folders of runs; those that have lost their configuration, too, as they may need stages."""
-    return sorted(
-        {path.parent for name in ("config.json", "plan.json") for path in store.folder.glob(f"*/{name}")}
-    )
+    return sorted({path.parent for name in (CONFIG, PLAN) for path in store.folder.glob(f"*/{name}")})
 
 
 def _users(runs: list[Path]) -> tuple[dict[str, list[Path]], list[str]]:
@@ -133,7 +131,7 @@ def _users(runs: list[Path]) -> tuple[dict[str, list[Path]], list[str]]:
     users: dict[str, list[Path]] = {}
     unclear = []
     for folder in runs:
-        plan = read_json(folder / "plan.json")
+        plan = read_json(folder / PLAN)
         if not isinstance(plan, dict) or not isinstance(plan.get("stages"), list):
             unclear.append(folder.name)
             continue

@@ -18,6 +18,7 @@ import safetensors
 from mtlprune_bench.errors import StoreError, UsageError
 from mtlprune_bench.files import locked
 from mtlprune_bench.runs.config import digest
+from mtlprune_bench.runs.integrity import check
 from mtlprune_bench.runs.leftovers import (
     MERGING,
     REPLACED,
@@ -27,7 +28,7 @@ from mtlprune_bench.runs.leftovers import (
     refuse,
     stage_folders,
 )
-from mtlprune_bench.store import LOCK, Store, read_json, read_rows
+from mtlprune_bench.store import CONFIG, LOCK, Store, read_json, read_rows
 from mtlprune_bench.training.checkpoint import HEADER, MASKS, SCORES, UNREADABLE, WEIGHTS
 from mtlprune_bench.training.state import CHECKPOINT
 
@@ -82,7 +83,7 @@ def _check(folder: Path, store: Store) -> None:
 def _merge_store(source: Store, store: Store, dry_run: bool) -> Iterator[Merged]:
     """Bring the runs and then the stages of `source` into `store`."""
     for folder in source.runs():
-        if digest(read_json(folder / "config.json")) != folder.name.rpartition("-")[2]:
+        if digest(read_json(folder / CONFIG)) != folder.name.rpartition("-")[2]:
             note = "its name does not end in the hash of its config.json: renamed, or changed by hand"
             yield Merged(folder.name, "run", "skipped", note)
             continue
@@ -101,7 +102,11 @@ def _bring(
         for folder in (source, target):
             if in_work(folder):
                 raise InUseError(f"a process is working on it in {folder.parent}")
+        if link := next((path for path in source.rglob("*") if path.is_symlink()), None):
+            # What it leads to may be no result at all, and would be copied.
+            return "skipped", f"{link} is a link; put the file itself in its place", ()
         if not target.exists():
+            _check_whole(source)
             if not dry_run:
                 _copy(source, target, store)
             return "copied", "", ()
@@ -111,14 +116,29 @@ def _bring(
             return ("clash", "", differences) if differences else ("equal", "", ())
         if theirs <= ours:
             return ("equal" if theirs == ours else "kept"), "", ()
+        _check_whole(source)
         aside = _place_aside(target, store)
         if not dry_run:
             _replace(source, target, aside, store)
         return "replaced", f"what was there had not come as far; it is kept as {aside}", ()
-    except InUseError as error:
+    except (InUseError, DamagedError) as error:
         return "skipped", str(error), ()
     except OSError as error:
         raise StoreError(f"Cannot merge {source} into {store.folder}: {error.strerror or error}.") from error
+
+
+class DamagedError(Exception):
+    """A file of a run or stage is not as it was written."""
+
+
+def _check_whole(source: Path) -> None:
+    """Raise DamagedError where a file in `source` is not as it was written: it must not replace good ones."""
+    found = check(source, "stage" if source.parent.name == "stages" else "run", ours=True)
+    for file in found.damaged:
+        raise DamagedError(
+            f"{file.path.relative_to(source)} is damaged ({file.problem}); mtlbench store repair --store "
+            f"{source.parent} moves it aside, to be made again"
+        )
 
 
 def _progress(folder: Path) -> Progress:

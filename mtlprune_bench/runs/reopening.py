@@ -17,13 +17,12 @@ from mtlprune_bench.runs.config import describe
 from mtlprune_bench.runs.experiment import Experiment, prepare
 from mtlprune_bench.runs.opening import open_dataset
 from mtlprune_bench.runs.request import Request, merge_settings
-from mtlprune_bench.store import Store, read_json, write_json
+from mtlprune_bench.store import CONFIG, REQUEST, Store, read_json, write_json
 from mtlprune_bench.tasks import enlarge
 from mtlprune_bench.training.batches import evaluation_batches
 from mtlprune_bench.training.checkpoint import MASKS, WEIGHTS, load_masks, load_tensors
 from mtlprune_bench.training.state import load_weights
 
-REQUEST = "request.json"
 ELSEWHERE = ("engine", "runner")
 """Sections of settings that say how a run is executed, and nothing of what it is."""
 
@@ -56,7 +55,7 @@ def reopen(folder: Path, registry: Registry, data_root: str | None = None) -> Ex
         request = dataclasses.replace(request, settings=moved)
     experiment = prepare(request, registry, open_dataset(request, registry))
     if experiment.config.run_id != folder.name:
-        before, now = read_json(folder / "config.json") or {}, describe(experiment.config)
+        before, now = read_json(folder / CONFIG) or {}, describe(experiment.config)
         changed = sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
         raise UsageError(
             f"{folder.name} cannot be rebuilt: what it was made from would be {experiment.config.run_id} now, "
@@ -78,7 +77,8 @@ def final_network(experiment: Experiment, store: Store) -> tuple[nn.Module, Mask
     if stored is None or masks is None:
         raise StoreError(
             f"There are no final weights in {folder}. Give the mtlbench run or suite run that made "
-            f"{config.run_id} once more: it goes on where it stopped."
+            f"{config.run_id} once more: it goes on where it stopped. Where the run is finished and lost them, "
+            "mtlbench store repair --again comes first."
         )
     if wrong := [name for name, mask in masks.items() if stored[0][name][~mask].any()]:
         raise StoreError(

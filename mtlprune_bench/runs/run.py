@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +28,15 @@ from mtlprune_bench.runs.predictions import sheets
 from mtlprune_bench.runs.reopening import write_request
 from mtlprune_bench.runs.stages import DISCOVERY_SIZE, Stages, waiting
 from mtlprune_bench.store import (
+    CONFIG,
     COSTS,
     DIVERGED,
     FAILED,
     FINISHED,
     LOCK,
+    LOSS,
+    PLAN,
+    REQUEST,
     SPARSITY,
     WHOLE,
     Row,
@@ -97,9 +102,14 @@ def write_plan(experiment: Experiment, store: Store) -> None:
         "stages": list(experiment.stages),
         "updates": [dataclasses.asdict(update) for update in experiment.plan],
     }
-    write_json(folder / "config.json", describe(experiment.config))
-    write_json(folder / "plan.json", plan)
+    write_json(folder / CONFIG, describe(experiment.config))
+    write_json(folder / PLAN, plan)
     write_request(experiment, folder)
+
+
+def described(folder: Path) -> bool:
+    """Return whether a run's folder says what it is; where its files are sound is not looked at."""
+    return all((folder / name).exists() for name in (CONFIG, PLAN, REQUEST))
 
 
 def record_failure(experiment: Experiment, store: Store, registry: Registry, status: str, reason: str) -> None:
@@ -166,6 +176,7 @@ class Run:
                 metrics = self.experiment.metrics if name == "test" else {}
                 batches = self.stages.evaluation(split)
                 values[name] = evaluate(model, self.experiment.objective, metrics, batches, self.device)
+                _check_losses(name, values[name])
         rows = [
             self._row(
                 split=name,
@@ -246,6 +257,17 @@ class Run:
             "higher_is_better": None,
             **measured,
         }
+
+
+def _check_losses(split: str, values: Sequence[Value]) -> None:
+    """Raise DivergedError where a loss of the final network is not finite: its other numbers mean nothing."""
+    for value in values:
+        if value.metric == LOSS and not math.isfinite(value.value):
+            task = f" of task '{value.task}'" if value.task else ""
+            raise DivergedError(
+                f"After training, the loss{task} on the split {split} is {value.value}. Lower train.lr, or look "
+                "at the data."
+            )
 
 
 def _counts(components: Components, model: nn.Module) -> dict[str, int]:

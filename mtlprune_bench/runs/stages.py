@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -46,6 +47,7 @@ from mtlprune_bench.training.checkpoint import (
     save_tensors,
 )
 from mtlprune_bench.training.evaluate import total_loss
+from mtlprune_bench.training.numerics import Origin, emptied
 from mtlprune_bench.training.state import BEST, CHECKPOINT, load_weights, weights_of
 from mtlprune_bench.training.train import Reading, Training, Watch, train
 
@@ -54,6 +56,8 @@ DENSE = "dense training"
 
 SPARSITIES = "sparsity.jsonl"
 """What the sparsity of each component is while a training changes masks, in the training's folder."""
+
+LOG = logging.getLogger(__name__)
 
 DISCOVERY_SIZE = 64
 """Side in pixels of the image by which components are discovered."""
@@ -172,6 +176,7 @@ class Stages:
         observers.run_started()
         reset_peak_memory(self.device)
         changing = bool(more.get("plan") or more.get("learner"))
+        self._tell_emptied(masks)
 
         def measured(step: int, read: Callable[[], Reading]) -> None:
             read = functools.cache(read)
@@ -191,10 +196,13 @@ class Stages:
                 "checkpoint_seconds": self._engine.checkpoint_seconds,
                 "watch": Watch(observers.step_finished, observers.masks_updated, measured),
                 "processes": self.processes,
+                "origin": Origin(self._stream(recipe, f"{name} batches").images, self._users),
                 **more,
             }
         )
         trained = train(training, masks)
+        if changing:
+            self._tell_emptied(trained.masks)
         if self.processes.first:
             save_masks(folder / MASKS, trained.masks)
             save_tensors(folder / WEIGHTS, weights_of(model), {"steps": recipe.steps})
@@ -202,6 +210,15 @@ class Stages:
             for leftover in (CHECKPOINT, BEST):
                 (folder / leftover).unlink(missing_ok=True)
         return trained.masks
+
+    def _users(self, parameter: str) -> tuple[str, ...]:
+        """Return the tasks that use the layer of a parameter, as far as it is known."""
+        return self.components.users.get(f"{parameter.rpartition('.')[0]}.weight", ())
+
+    def _tell_emptied(self, masks: Masks) -> None:
+        """Say loudly which parts of the network `masks` leave no weight of; the training goes on."""
+        for sentence in emptied(masks, self.components) if masks and self.processes.first else ():
+            LOG.warning("%s: %s", self.config.run_id, sentence)
 
     def _sparsities(self, reading: Reading) -> dict[str, float]:
         """Return the sparsity of the whole network and of each component; none of a network without masks."""
@@ -252,15 +269,19 @@ class Stages:
 
     def batches(self, recipe: Recipe, purpose: str, start: int, count: int) -> Iterable[Batch]:
         """Return training batches `start` to `start + count`, on the device; the same ones for every method."""
-        stream = Stream(
+        stream = self._stream(recipe, purpose)
+        dtype = torch.float64 if recipe.double else None
+        return (batch.to(self.device, dtype) for batch in itertools.islice(stream.start(start), count))
+
+    def _stream(self, recipe: Recipe, purpose: str) -> Stream:
+        """Return all training batches of a recipe and purpose."""
+        return Stream(
             self.experiment.opened.splits,
             self.experiment.objective,
             recipe,
             seed=derive(self.config.seed, purpose),
             workers=self._engine.workers,
         )
-        dtype = torch.float64 if recipe.double else None
-        return (batch.to(self.device, dtype) for batch in itertools.islice(stream.start(start), count))
 
     def evaluation(self, split: Samples) -> Iterable[Batch]:
         """Return the batches of a split, in order and unchanged."""

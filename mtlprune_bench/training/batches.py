@@ -26,11 +26,13 @@ BGR = [2, 1, 0]
 
 def network_input(pixels: Tensor, splits: Splits, protocol: Protocol) -> Tensor:
     """Return RGB `pixels` [..., 3, H, W] in [0, 255] as the protocol feeds them to a network, float32."""
-    mean = torch.tensor(splits.mean)[:, None, None]
+    mean = torch.tensor(splits.mean, device=pixels.device)[:, None, None]
     if protocol.pixels == "bgr255":
         return (pixels.float() - 255 * mean)[..., BGR, :, :]
+    # A GPU divides by a tensor; by a number it would multiply by the inverse, which rounds differently.
+    largest = torch.tensor(255.0, device=pixels.device) if pixels.is_cuda else 255
     # One copy, changed in place: a new one for each operation takes several times as long.
-    return (pixels / 255).sub_(mean).div_(torch.tensor(splits.std)[:, None, None])
+    return (pixels / largest).sub_(mean).div_(torch.tensor(splits.std, device=pixels.device)[:, None, None])
 
 
 def padding_colour(splits: Splits, protocol: Protocol) -> Tensor:
@@ -77,13 +79,22 @@ class Stream:
                 raise batch
             yield batch
 
+    def images(self, step: int) -> list[int]:
+        """Return the places in the training split of the images in the batch of `step`."""
+        first = step * self.recipe.batch
+        return [self._place(position) for position in range(first, first + self.recipe.batch)]
+
+    def _place(self, position: int) -> int:
+        """Return which image of the training split is at a position of the stream."""
+        epoch, place = divmod(position, len(self.splits.train))
+        return _order(self.seed, epoch, len(self.splits.train))[place]
+
     def sample(self, position: int) -> Batch:
         """Return the augmented sample at a position of the stream, as a batch of one."""
         recipe, protocol, splits = self.recipe, self.objective.protocol, self.splits
         if not len(splits.train):
             raise DataError(f"There is nothing to train on: {splits.origin}.")
-        epoch, place = divmod(position, len(splits.train))
-        sample = splits.train[_order(self.seed, epoch, len(splits.train))[place]]
+        sample = splits.train[self._place(position)]
         height, width = sample.image.shape[-2:]
         generator = torch.Generator().manual_seed(derive(self.seed, "augment", position))
         scales = (recipe.scale_low, recipe.scale_high)
@@ -156,12 +167,17 @@ def join(batches: Sequence[Batch]) -> Batch:
     )
 
 
-def evaluation_batches(samples: Samples, splits: Splits, objective: Objective, size: int) -> Iterator[Batch]:
-    """Yield the samples of a split in order and unchanged, up to `size` consecutive ones of equal size a batch."""
+def evaluation_batches(
+    samples: Samples, splits: Splits, objective: Objective, size: int, device: torch.device | None = None
+) -> Iterator[Batch]:
+    """Yield the samples of a split in order and unchanged, up to `size` consecutive ones of equal size a batch.
+
+    With a `device`, images are there: they travel as bytes, a quarter of what they are as numbers.
+    """
     waiting: list[Batch] = []
     for index in range(len(samples)):
         sample = samples[index]
-        image = network_input(sample.image, splits, objective.protocol)[None]
+        image = network_input(sample.image.to(device), splits, objective.protocol)[None]
         if waiting and (len(waiting) == size or image.shape != waiting[0].images.shape):
             yield join(waiting)
             waiting = []

@@ -18,6 +18,7 @@ from mtlprune_bench.pruning.masks import Masks
 from mtlprune_bench.recipe import Recipe
 from mtlprune_bench.tensors import NamedTensors
 from mtlprune_bench.training.checkpoint import load_tensors, save_tensors
+from mtlprune_bench.training.numerics import Unseen
 
 CHECKPOINT = "checkpoint.safetensors"
 BEST = "best.safetensors"
@@ -103,7 +104,10 @@ class Learner(Protocol):
 
 @dataclass
 class State:
-    """What changes while training, all of which a checkpoint holds; `step` is the next one to make."""
+    """What changes while training, all of which a checkpoint holds; `step` is the next one to make.
+
+    `saved` is the step of the checkpoint that is there, None where there is none.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Adam
@@ -114,7 +118,8 @@ class State:
     step: int = 0
     best: float = math.inf
     seconds: float = 0.0
-    unseen: list[tuple[int, tuple[str, ...], Tensor]] = field(default_factory=list)
+    unseen: list[Unseen] = field(default_factory=list)
+    saved: int | None = None
 
     def __post_init__(self) -> None:
         self._since = time.monotonic()
@@ -142,6 +147,7 @@ class State:
             tensors |= _named("learner", self.learner.state())
         facts = {"step": self.step, "best": self.best, "seconds": self.spent(), "scaler": self.scaler.state_dict()}
         save_tensors(folder / CHECKPOINT, tensors, facts)
+        self.saved = self.step
 
     def resume(self, folder: Path) -> None:
         """Take up the folder's checkpoint, if it has one."""
@@ -151,6 +157,7 @@ class State:
         tensors, facts = loaded
         load_weights(self.model, _under("model", tensors))
         self.step, self.best, self.seconds = facts["step"], facts["best"], facts["seconds"]
+        self.saved = self.step
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(facts["scaler"])
         devices = {name: parameter.device for name, parameter in self.model.named_parameters()}

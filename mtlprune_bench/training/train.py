@@ -7,14 +7,13 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from mtlprune_bench.errors import DivergedError
+from mtlprune_bench.errors import UsageError
 from mtlprune_bench.processes import ALONE, Processes
 from mtlprune_bench.pruning.masks import Masks
 from mtlprune_bench.pruning.schedules import Update
@@ -23,6 +22,8 @@ from mtlprune_bench.seeds import derive
 from mtlprune_bench.store import append_history
 from mtlprune_bench.tasks import Batch, Objective
 from mtlprune_bench.training.checkpoint import save_tensors
+from mtlprune_bench.training.forward import Forward, forward_pass
+from mtlprune_bench.training.numerics import Origin, Unseen, check_step, check_weights, gradient_norms, look
 from mtlprune_bench.training.state import (
     BEST,
     Learner,
@@ -41,9 +42,6 @@ FLUSH_EVERY = 10
 """Steps between two looks at the losses on an accelerator, where looking waits for it."""
 
 HISTORY = "history.jsonl"
-
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""The precisions in which forward passes compute with fewer digits than weights have."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class Training:
     `learner` is for methods whose masks are trained. `batches(step)` gives the training batches from that
     step on. `select()` is the loss by which the best weights are chosen, None where the last ones stand.
     All files lie in `folder`; only the first of `processes` touches them. The batches, and all else, are the
-    same in every process.
+    same in every process. `origin` says what a step's numbers come from, for errors.
     """
 
     model: nn.Module
@@ -102,6 +100,14 @@ class Training:
     stale: bool = False
     learner: Learner | None = None
     processes: Processes = ALONE
+    origin: Origin = Origin()
+
+    @cached_property
+    def forward(self) -> Forward:
+        """Return the network's forward pass, which may be compiled once for all steps."""
+        if self.recipe.compile and self.processes.count > 1:
+            raise UsageError("Kernels cannot be made for a run on several devices: set train.compile=false.")
+        return forward_pass(self.model, self.recipe)
 
 
 @dataclass(frozen=True)
@@ -116,8 +122,8 @@ def train(training: Training, masks: Masks) -> Trained:
     """Train the model under `masks` (empty: dense) and return the masks at the end.
 
     Continues from the folder's checkpoint where there is one; on a CPU the result is the same to the bit.
-    The model is left with the weights that the protocol selects. Raises DivergedError at a loss that is not
-    finite, and StoreError where the folder cannot be written.
+    The model is left with the weights that the protocol selects. Raises DivergedError at a loss or a gradient
+    that is not finite, with the checkpoint before it kept, and StoreError where the folder cannot be written.
     """
     model, recipe, first = training.model, training.recipe, training.processes.first
     optimizer = make_optimizer(model, recipe, training.learner)
@@ -132,19 +138,20 @@ def train(training: Training, masks: Masks) -> Trained:
         for batch in itertools.islice(training.batches(state.step), recipe.steps - state.step):
             for update in updates.get(state.step, ()):
                 _update(training, state, update, batch)
-            _step(training, state, batch)
+            make_step(training, state, batch)
             if state.step % max(1, recipe.steps // READINGS) == 0 or state.step == recipe.steps - 1:
                 training.watch.measured(state.step, partial(_read, training, state))
             state.step += 1
             _select(training, state)
             _look(training, state)
             if first and time.monotonic() - saved >= training.checkpoint_seconds and not state.unseen:
+                check_weights(model, state.step)
                 state.save(training.folder)
                 saved = time.monotonic()
     return _finish(training, state)
 
 
-def _step(training: Training, state: State, batch: Batch) -> None:
+def make_step(training: Training, state: State, batch: Batch) -> None:
     """Make one optimizer step; removed weights get no gradient, and with zero moments they stay zero."""
     # Dropout draws from torch's generator: seeded by the step, it is the same after a resume.
     torch.manual_seed(derive(training.seed, "dropout", state.step))
@@ -160,16 +167,17 @@ def _step(training: Training, state: State, batch: Batch) -> None:
         training.learner.after_backward()
     elif not training.stale:
         state.gradient_mask()
+    # The scaler's own search for what overflowed is enough: it passes over such steps.
+    names, norms = ((), torch.zeros(0)) if state.scaler.is_enabled() else gradient_norms(training.model)
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    state.unseen.append((state.step, tuple(losses), torch.stack(list(losses.values()))))
+    state.unseen.append(Unseen(state.step, tuple(losses), torch.stack(list(losses.values())), names, norms))
 
 
 def _read(training: Training, state: State) -> Reading:
     """Return what the training is like now; on an accelerator this waits for it."""
-    _, tasks, values = state.unseen[-1]
-    learner = training.learner
-    total = (learner or training.objective).total(dict(zip(tasks, values, strict=True)))
+    last, learner = state.unseen[-1], training.learner
+    total = (learner or training.objective).total(dict(zip(last.tasks, last.losses, strict=True)))
     removed = {name: (int((~mask).sum()), mask.numel()) for name, mask in state.masks.items()}
     return Reading(
         learning_rate=training.recipe.lr_at(state.step),
@@ -203,14 +211,7 @@ def _forward(training: Training, state: State, images: Tensor) -> dict[str, Tens
     if training.stale:
         parameters = dict(training.model.named_parameters())
         hidden = {name: parameters[name] * mask.to(parameters[name].device) for name, mask in state.masks.items()}
-
-    def network(images: Tensor) -> dict[str, Tensor]:
-        half = HALF.get(training.recipe.precision)
-        with torch.autocast(images.device.type, half, enabled=half is not None):
-            outputs = functional_call(training.model, hidden, (images,)) if hidden else training.model(images)
-        return {task: output.float() for task, output in outputs.items()} if half else dict(outputs)
-
-    return training.processes.forward(network, images)
+    return training.processes.forward(partial(training.forward, hidden), images)
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -233,24 +234,18 @@ def _update(training: Training, state: State, update: Update, batch: Batch) -> N
 
 def _look(training: Training, state: State) -> None:
     """Write down the losses not yet seen and check them; on a GPU only now and then, as looking waits for it."""
-    pause = FLUSH_EVERY if state.unseen[0][2].is_cuda else 1
+    pause = FLUSH_EVERY if state.unseen[0].losses.is_cuda else 1
     if state.step % pause and state.step < training.recipe.steps:
         return
-    values = torch.stack([losses for _, _, losses in state.unseen]).tolist()
-    steps = [
-        (step, dict(zip(tasks, row, strict=True)))
-        for (step, tasks, _), row in zip(state.unseen, values, strict=True)
-    ]
+    steps = look(state.unseen)
     state.unseen.clear()
     if training.processes.first:
-        append_history(training.folder / HISTORY, [{"step": step, "losses": losses} for step, losses in steps])
-    for step, losses in steps:
-        for task, loss in losses.items():
-            if not math.isfinite(loss):
-                raise DivergedError(
-                    f"The loss of task '{task}' is {loss} at step {step}. Lower train.lr, or look at the data."
-                )
-        training.watch.step_finished(step, losses)
+        entries = [{"step": seen.step, "losses": losses} for seen, losses, _ in steps]
+        append_history(training.folder / HISTORY, entries)
+    for seen, losses, norm in steps:
+        kept = f" The checkpoint before step {state.saved} is kept." if state.saved is not None else ""
+        check_step(seen, losses, norm, training.origin, kept)
+        training.watch.step_finished(seen.step, losses)
 
 
 def _select(training: Training, state: State) -> None:
@@ -277,6 +272,7 @@ def _finish(training: Training, state: State) -> Trained:
     """Put the selected weights into the model, the last ones where none was selected, and return the masks."""
     if training.select is not None and math.isfinite(state.best):
         state.take_best(training.folder)
+    check_weights(training.model, state.step)
     if training.learner is not None:
         return Trained(training.learner.finish(), state.spent())
     if training.stale:
