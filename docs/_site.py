@@ -154,11 +154,10 @@ def _table(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> Iterator[s
     """Yield a table of Markdown; its first column is code, and of settings the second, too."""
     yield f"| {' | '.join(headings)} |"
     yield "|" + "---|" * len(headings)
+    codes = 1 + (len(headings) > 2)
     for row in rows:
-        first, *rest = map(_text, row)
-        if len(rest) > 1:
-            rest[0] = f"`{rest[0]}`" if rest[0] else ""
-        yield f"| `{first}` | {' | '.join(rest)} |"
+        cells = [f"`{text}`" if text else "" for text in row[:codes]] + [_text(text) for text in row[codes:]]
+        yield f"| {' | '.join(cells)} |"
     yield ""
 
 

@@ -12,7 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from mtlprune_bench import Group, Method, Update, UsageError, noise, once, testing
+from mtlprune_bench import (
+    OR,
+    PER_TASK,
+    Group,
+    Method,
+    Update,
+    UsageError,
+    noise,
+    once,
+    testing,
+    untouched,
+    voter_gradients,
+)
 from mtlprune_bench.pruning.thresholds import Learner
 from mtlprune_bench.runs import costs as costs_module
 from mtlprune_bench.runs import run as run_module
@@ -49,6 +61,10 @@ ALSO = [
     ("disparse-dynamic", {"method": {"arbiter": "and"}}),
     ("lth", {"method": {"start": {"rewind": 3}}}),
 ]
+
+PER_TASK_TOO = {"method": {"scope": "per-task", "arbiter": "or"}}
+"""Settings by which a method has a voter for each task, and claims that the scale of losses does not matter."""
+
 CASES = [(entry.name, FASTER.get(entry.name)) for entry in REGISTRY.of_kind("methods")] + ALSO
 
 
@@ -95,9 +111,20 @@ class Schedule:
         return tuple(replace(update, sparsity=update.sparsity * sparsity) for update in self.updates)
 
 
+class Claiming(Scorer):
+    """Claims that the scale of losses does not matter."""
+
+    scale_free = True
+
+
 def pruned_by(rule, **more):
     """Return a method that scores by `rule(scoring)`."""
-    return Method(name="broken", score=Scorer(rule), schedule=once(), **more)
+    return Method(name="broken", **{"score": Scorer(rule), "schedule": once(), **more})
+
+
+def voted_by(rule, **more):
+    """Return a method with a voter for each task."""
+    return pruned_by(rule, **{"scope": PER_TASK, "arbiter": OR, **more})
 
 
 def grown_by(rule):
@@ -201,6 +228,45 @@ def passing(forward, backward_passes):
     return rule
 
 
+def by_place(scoring):
+    """Score by the place of a voter among all."""
+    return {
+        voter.name: {name: scoring.weights[name].detach().abs() * place for name in voter.weights}
+        for place, voter in enumerate(scoring.voters, 1)
+    }
+
+
+def from_one_generator(scoring):
+    """Draw for one voter after the other."""
+    generator = scoring.generator("all")
+    return each(scoring, lambda weight: torch.rand(weight.shape, generator=generator))
+
+
+def by_first_loss(scoring):
+    """Score by the loss that comes first."""
+    with untouched(scoring.model):
+        first = float(next(iter(scoring.losses(scoring.current).values())).detach())
+    return each(scoring, lambda weight: weight.abs() * first)
+
+
+def with_decay(scoring):
+    """Add something that the loss has no part in."""
+    with untouched(scoring.model):
+        voted = voter_gradients(scoring.losses, scoring.current, scoring.voters, scoring.weights)
+        return {
+            voter.name: {
+                name: gradient.abs() + scoring.weights[name].detach().abs()
+                for name, gradient in zip(voter.weights, gradients, strict=True)
+            }
+            for voter, gradients in voted
+        }
+
+
+def favourite(ranks):
+    """Do as the first task likes."""
+    return ranks[0]
+
+
 def not_a_number(weight):
     """Divide by the weight, which is what pruned ones cannot stand."""
     return (weight / weight).abs()
@@ -208,12 +274,14 @@ def not_a_number(weight):
 
 @dataclass(frozen=True)
 class Stingy:
-    """An allocation that keeps a weight too few."""
+    """An allocation that keeps a weight too few, or leaves layers out."""
 
+    spare: int = 1
+    left_out: int = 0
     name: str = "stingy"
 
     def groups(self, shapes, kept):
-        return (Group(tuple(shapes), kept - 1),)
+        return (Group(tuple(shapes)[self.left_out :], kept - self.spare),)
 
 
 FULL = (0, 1.0)
@@ -305,6 +373,31 @@ BROKEN = [
         r"declares \(0, 0\) .* for 1 voters, by method.grow, and makes \(2, 1\)",
     ),
     ("check_arbiters", pruned_by(first_voter), r"does not get through check_arbiters: "),
+    (
+        "check_order",
+        pruned_by(by_place),
+        r"other scores for voter 'colour', .* where the tasks are listed backwards",
+    ),
+    ("check_order", pruned_by(from_one_generator), r"other scores for voter 'colour'.*generator\(voter.name\)"),
+    ("check_order", grown_by(by_first_loss), r"other scores for voter 'all tasks', by method.grow"),
+    (
+        "check_scale",
+        voted_by(with_decay),
+        r"ranks weights otherwise for voter 'colour', by method.score.*scale_free",
+    ),
+    (
+        "check_scale",
+        pruned_by(magnitude, score=Claiming(with_decay)),
+        r"ranks weights otherwise for voter 'colour'",
+    ),
+    ("check_merging", voted_by(magnitude, arbiter=favourite), r"Let no task be special"),
+    ("check_groups", pruned_by(magnitude, allocation=Stingy()), r"shares out 1025 weights .* instead of 1026"),
+    ("check_groups", pruned_by(magnitude, allocation=Stingy(spare=-1)), r"keeps 1027 of the 1026 weights"),
+    (
+        "check_groups",
+        pruned_by(magnitude, allocation=Stingy(left_out=1)),
+        r"in no group of its allocation",
+    ),
     ("check_arbiters", pruned_by(magnitude, allocation=Stingy()), r"SparsityError: .* reached"),
 ]
 
@@ -453,8 +546,20 @@ def test_masks_that_are_not_sparse_under_an_arbiter_are_found(tmp_path, monkeypa
     def keep_all(method, scoring, target):
         return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in scoring.weights.items()}
 
-    monkeypatch.setattr(testing.contract, "make_masks", keep_all)
+    monkeypatch.setattr(testing.masking, "make_masks", keep_all)
     fails("arbiters", "snip", tmp_path, "keeps 1026 weights instead of 410 under arbiter 'or'")
+
+
+@pytest.mark.parametrize("method", ["snip", "grasp", "synflow", "magnitude", "random"])
+def test_every_score_is_free_of_the_scale_of_losses_where_tasks_vote(method, tmp_path):
+    assert testing.check_scale(method, REGISTRY, tmp_path, PER_TASK_TOO) is None
+    assert "does not claim" in testing.check_scale(method, REGISTRY, tmp_path)
+
+
+def test_a_scorer_may_give_up_the_claim(tmp_path):
+    disclaiming = type("Disclaiming", (Scorer,), {"scale_free": False})(with_decay)
+    registry = registry_of(voted_by(with_decay, score=disclaiming))
+    assert "does not claim" in testing.check_scale("broken", registry, tmp_path)
 
 
 def test_every_check_is_seen_to_fail():
@@ -510,7 +615,7 @@ def test_a_plan_with_updates_before_the_step_that_weights_are_rewound_to_is_refu
 
 
 def test_the_documented_test_file_works_as_printed(tmp_path):
-    """Run the page's test on the plugin of the README."""
+    """Run the page's first test on the plugin of the README."""
     root = Path(__file__).parents[1]
     page, readme = ((root / name).read_text() for name in ("docs/testing.md", "README.md"))
     plugin = re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1]
@@ -518,5 +623,13 @@ def test_the_documented_test_file_works_as_printed(tmp_path):
     (tmp_path / "test_mine.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
     command = re.search(r"\npython (-m pytest .*)\n", page)[1].split()
     done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True)
-    assert f"{len(CHECKS)} passed" in done.stdout, done.stdout
+    assert "1 passed" in done.stdout, done.stdout
+
+
+def test_every_check_is_documented():
+    page = (Path(__file__).parents[1] / "docs/testing.md").read_text()
     assert all(f"`{check.__name__}`" in page for check in CHECKS)
+    for kind, checks in testing.CONTRACTS.items():
+        rows = re.search(rf"^\| {kind} \|.*?(?=^\| \w|^\n|\Z)", page, re.MULTILINE | re.DOTALL)
+        named = set(re.findall(r"`(\w+)`", rows[0])) if rows else set()
+        assert kind == "methods" or named >= {check.__name__.removeprefix("check_") for check in checks}, kind

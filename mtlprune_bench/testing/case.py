@@ -10,19 +10,21 @@ import random
 import secrets
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import cached_property, wraps
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import numpy as np
+import pluggy
 import torch
 from torch import Tensor, nn
 
-from mtlprune_bench.host.hookspecs import hookimpl
+from mtlprune_bench.host import hookspecs
+from mtlprune_bench.host.hookspecs import PROJECT, hookimpl
 from mtlprune_bench.host.registry import Registry
 from mtlprune_bench.pruning.method import JOINT, PER_TASK, Method, Scorer
 from mtlprune_bench.pruning.prune import voters_of
@@ -40,6 +42,9 @@ from mtlprune_bench.training.checkpoint import MASKS, WEIGHTS, load_masks, load_
 Settings = Mapping[str, Mapping[str, Any]]
 
 ASKED = 0.6
+SPARSITIES = (0.0, ASKED, 0.93)
+"""The sparsities that check_sparsity and check_plan ask for; the other checks ask for ASKED."""
+
 VARYING = ("seconds", "peak_memory")
 CPU = torch.device("cpu")
 
@@ -83,14 +88,24 @@ class Outcome:
         return ""
 
 
+def watched_by(registry: Registry, *plugins: object) -> Registry:
+    """Return the same registry with no observers but those of `plugins`."""
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(hookspecs)
+    for plugin in plugins:
+        manager.register(plugin)
+    return dataclasses.replace(registry, manager=manager)
+
+
 @dataclass(frozen=True)
 class Case:
-    """A method under test."""
+    """A method under test; `value` is what it stands for, where that is no method itself."""
 
     name: str
     registry: Registry
     folder: Path
     settings: Settings
+    value: Any = None
 
     def stages(self, store: Path, asked: float = ASKED, seed: int = 0) -> Stages:
         """Return the stages of a run that has not begun."""
@@ -137,19 +152,26 @@ class Case:
         finally:
             self.registry.manager.unregister(name="contract observer")
 
-    def scorings(self) -> Iterator[tuple[str, Scorer, Scoring]]:
+    @cached_property
+    def axes(self) -> dict[str, Scorer]:
+        """Return the scorers of the method, by the axis of each."""
+        method = pruning(self.stages(self.folder))
+        names = () if method is None else ("score",) if method.grow is None else ("score", "drop", "grow")
+        return {name: getattr(method, name) for name in names}
+
+    def scorings(
+        self, scopes: Sequence[str] = (JOINT, PER_TASK), sparser: Sequence[int] = (1, 10)
+    ) -> Iterator[tuple[str, Scorer, Scoring]]:
         """Yield the method's scorers with the axis of each, and what it scores.
 
         That is a new network, and one of which a tenth is left; for one voter, and for one a task.
         """
         stages = self.stages(self.folder)
-        method = pruning(stages)
-        axes = () if method is None else ("score",) if method.grow is None else ("score", "drop", "grow")
-        for axis, left, scope in itertools.product(axes, (1, 10), (JOINT, PER_TASK)):
+        for axis, left, scope in itertools.product(self.axes, sparser, scopes):
             scoring = scoring_of(stages, scope)
             for weight in scoring.weights.values():
                 weight.data.masked_fill_(torch.arange(weight.numel()).view(weight.shape) % left > 0, 0.0)
-            yield axis, getattr(method, axis), scoring
+            yield axis, self.axes[axis], scoring
 
 
 def pruning(stages: Stages) -> Method | None:
