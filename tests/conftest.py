@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
+
+from mtlprune_bench.commands import run_cli
 
 # Tests run in two processes on two cores; threads of one would only slow the other down.
 torch.set_num_threads(1)
@@ -37,3 +40,24 @@ def samples_folder():
     if not folder.is_dir():
         pytest.skip("no real samples here; MTLBENCH_SAMPLES names their folder")
     return folder
+
+
+class Answer(NamedTuple):
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def mtlbench(capsys, tmp_path, monkeypatch):
+    """Return a function that runs `mtlbench` in an empty folder, on a wide terminal, and returns its answer."""
+    monkeypatch.setenv("COLUMNS", "500")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        code = run_cli(list(arguments))
+        return Answer(code, *capsys.readouterr())
+
+    return run

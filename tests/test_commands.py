@@ -3,7 +3,6 @@
 import csv
 import io
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,26 +14,6 @@ from mtlprune_bench.store import Store, read_history, read_rows
 PLUGIN = str(Path(__file__).parent / "toy_plugin.py")
 TOY = ("--plugin", PLUGIN, "--dataset", "toy")
 QUICK = ("--set", "train.steps=2", "--set", "finetune.steps=2")
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def mtlbench(capsys, tmp_path, monkeypatch):
-    """Return a function that runs `mtlbench` in an empty folder, on a wide terminal, and returns its answer."""
-    monkeypatch.setenv("COLUMNS", "500")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        code = run_cli(list(arguments))
-        return Answer(code, *capsys.readouterr())
-
-    return run
 
 
 def refused(answer, *texts, code=2):
@@ -264,7 +243,7 @@ def register_commands(register):
 
 def test_a_plugins_command_is_in_the_help_and_runs(mtlbench, tmp_path, monkeypatch):
     plugin = write(tmp_path / "greeting.py", GREETING)
-    assert mtlbench("--plugin", plugin, "greet", "world") == Answer(0, "hello world\n", "")
+    assert mtlbench("--plugin", plugin, "greet", "world") == (0, "hello world\n", "")
     monkeypatch.setenv("MTLBENCH_PLUGINS", plugin)
     assert re.search(r"^  greet +Say hello.$", mtlbench("--help").out, re.MULTILINE)
     assert mtlbench("greet", "you").out == "hello you\n"
@@ -511,7 +490,7 @@ def test_a_method_and_a_dataset_must_be_named(mtlbench):
 
 
 def test_the_nearest_command_is_proposed(mtlbench):
-    refused(mtlbench("tabel"), "Unknown command 'tabel'. Did you mean 'table'? Known: compare, data, export")
+    refused(mtlbench("tabel"), "Unknown command 'tabel'. Did you mean 'table'? Known: compare, completion, data")
 
 
 def test_without_arguments_the_help_is_shown(mtlbench):

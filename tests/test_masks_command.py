@@ -5,7 +5,6 @@ import dataclasses
 import io
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -34,26 +33,6 @@ TOY = (*OWN, "--dataset", "toy")
 STATIC = ("--method", "disparse-static", "--set", "method.score.batches=2")
 BEFORE = ("masks", "--before-training", *TOY, *STATIC)
 FIXED = ("--set", "method.calibration=fixed-ratio", "--set", "method.calibration.ties=index")
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def mtlbench(capsys, tmp_path, monkeypatch):
-    """Return a function that runs `mtlbench` in an empty folder, on a wide terminal, and returns its answer."""
-    monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        code = run_cli(list(arguments))
-        return Answer(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from tables import ERROR, FAILURE, frame
 
 from mtlprune_bench.errors import UsageError
 from mtlprune_bench.results.captions import label as label_of_line
-from mtlprune_bench.results.comparisons import DELTA, comparisons
+from mtlprune_bench.results.comparisons import DELTA, comparisons, method_label
 from mtlprune_bench.results.deltas import ADAPMTL
-from mtlprune_bench.results.paired import label, pairings
+from mtlprune_bench.results.paired import pairings
 from mtlprune_bench.results.significance import interval, p_value
 
 DENSE = {"method": "dense", "sparsity": 0.0}
@@ -319,4 +319,4 @@ def test_a_method_that_is_named_twice_is_compared_once():
 def test_methods_are_called_as_in_tables():
     (comparison,) = comparisons(frame(*NAMED))
     for line in comparison.lines:
-        assert label(line.method, line.settings, line.finetune) == label_of_line(line)
+        assert method_label(line.method, line.settings, line.finetune) == label_of_line(line)

@@ -6,36 +6,14 @@ import re
 import subprocess
 import sys
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from mtlprune_bench.commands import run_cli
 from mtlprune_bench.host.scaffold import KINDS, module_name, write_file, write_package
 from mtlprune_bench.testing import CONTRACTS, check_method, check_plugin
 
 TOY = str(Path(__file__).parent / "toy_plugin.py")
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def mtlbench(capsys, tmp_path, monkeypatch):
-    """Return a function that runs `mtlbench` in an empty folder, on a wide terminal, and returns its answer."""
-    monkeypatch.setenv("COLUMNS", "500")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        code = run_cli(list(arguments))
-        return Answer(code, *capsys.readouterr())
-
-    return run
 
 
 def refused(answer, *texts):

@@ -6,13 +6,11 @@ import html
 import json
 import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from tables import ERROR, FAILURE, frame
 
-from mtlprune_bench.commands import run_cli
 from mtlprune_bench.report.page import SCRIPTS, as_json, page
 from mtlprune_bench.report.provenance import command_of
 from mtlprune_bench.results.comparisons import comparisons
@@ -32,25 +30,6 @@ ENVIRONMENT = {
     "packages": {"torch": "2.6"},
     "started": "2030-01-02T03:04:05+00:00",
 }
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def mtlbench(capsys, tmp_path, monkeypatch):
-    """Return a function that runs `mtlbench` in an empty folder and returns its answer."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        code = run_cli(list(arguments))
-        return Answer(code, *capsys.readouterr())
-
-    return run
 
 
 def stored(folder, *changes, **files):

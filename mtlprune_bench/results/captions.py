@@ -5,7 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from mtlprune_bench.results.comparisons import DELTA, FAR, SETTING, Cell, Column, Comparison, Line, is_metric
+from mtlprune_bench.results.comparisons import (
+    DELTA,
+    FAR,
+    SETTING,
+    Cell,
+    Column,
+    Comparison,
+    Line,
+    is_metric,
+    method_label,
+)
 from mtlprune_bench.results.deltas import DEFINITIONS, MEAN, ONE_METRIC, Definition
 from mtlprune_bench.results.views import RANK
 from mtlprune_bench.store import COSTS, SPARSITY, WHOLE
@@ -78,8 +88,7 @@ def _counted(comparison: Comparison, definition: Definition) -> str:
 
 def label(line: Line) -> str:
     """Return how a line is called: its source, or its method with settings and recipe of fine-tuning, if any."""
-    parts = " ".join(part for part in (line.settings, line.finetune) if part)
-    words = f"{line.method} ({parts})" if parts else line.method
+    words = method_label(line.method, line.settings, line.finetune)
     return line.source or (f"{words} [{line.runs[0]}]" if line.apart else words)
 
 

@@ -157,6 +157,12 @@ def _comparison(
     return Comparison(setting, tuple(columns), tuple(lines), failures)
 
 
+def method_label(method: str, settings: str, finetune: str) -> str:
+    """Return what tables call a method with these settings and this recipe of fine-tuning, if any."""
+    parts = " ".join(part for part in (settings, finetune) if part)
+    return f"{method} ({parts})" if parts else method
+
+
 def order(line: Line) -> tuple[float, int, str, str]:
     """Return what lines are sorted by: sparsity, then paradigm, method and settings."""
     place = PARADIGMS.index(line.paradigm) if line.paradigm in PARADIGMS else -1

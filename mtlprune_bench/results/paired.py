@@ -10,7 +10,16 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from mtlprune_bench.errors import UsageError, unknown
-from mtlprune_bench.results.comparisons import DELTA, FAR, Column, Line, comparisons, delta_cells, order
+from mtlprune_bench.results.comparisons import (
+    DELTA,
+    FAR,
+    Column,
+    Line,
+    comparisons,
+    delta_cells,
+    method_label,
+    order,
+)
 from mtlprune_bench.results.deltas import MEAN, Definition
 from mtlprune_bench.results.significance import FEWEST, holm, intervals, p_values
 
@@ -79,12 +88,6 @@ class _Setting:
     failures: dict[str, tuple[float, str]] = field(default_factory=dict)
 
 
-def label(method: str, settings: str, finetune: str) -> str:
-    """Return what tables call a method with these settings."""
-    parts = " ".join(part for part in (settings, finetune) if part)
-    return f"{method} ({parts})" if parts else method
-
-
 def pairings(
     rows: pd.DataFrame,
     reference: str,
@@ -100,7 +103,9 @@ def pairings(
     `definition` and what is measured on the test set. Raises UsageError for unknown and ambiguous names, for
     sparsities and metrics that no row has, for runs that cannot be told apart, and where nothing can be paired.
     """
-    labels = [label(*parts) for parts in zip(rows["method"], rows["settings"], rows["finetune"], strict=True)]
+    labels = [
+        method_label(*parts) for parts in zip(rows["method"], rows["settings"], rows["finetune"], strict=True)
+    ]
     known = dict(zip(labels, rows["method"], strict=True))
     names = list(dict.fromkeys(_resolve(name, known) for name in (reference, *methods)))
     if len(names) < 2:
@@ -160,7 +165,7 @@ def _settings(rows: pd.DataFrame, definition: Definition) -> list[_Setting]:
             setting.columns |= dict.fromkeys(comparison.columns)
             setting.failures |= {run: (asked[run], reason) for run, reason in comparison.failures.items()}
             for line in comparison.lines:
-                name = label(line.method, line.settings, line.finetune)
+                name = method_label(line.method, line.settings, line.finetune)
                 runs = setting.runs.setdefault(name, {}).setdefault(line.sparsity, {})
                 if runs.setdefault(seed, line) is not line:
                     ids = " and ".join((*runs[seed].runs, *line.runs))
