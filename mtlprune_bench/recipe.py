@@ -10,6 +10,7 @@ from typing import Any, Literal
 from mtlprune_bench.errors import UsageError
 
 Precision = Literal["fp32", "bf16", "fp16", "fp64"]
+MemoryFormat = Literal["channels_first", "channels_last"]
 
 
 def setting(default: Any, help: str) -> Any:
@@ -31,6 +32,13 @@ class Recipe:
     )
     precision: Precision = setting(
         "fp32", "of forward passes in training; weights and all other passes are fp32, or fp64 throughout"
+    )
+    memory_format: MemoryFormat = setting(
+        "channels_first",
+        "of activations in training; the other may be faster, but rounds differently and drops others",
+    )
+    compile: bool = setting(
+        False, "whether torch.compile makes kernels for training; they may be faster, but round differently"
     )
     crop: int = setting(321, "side of the square training crop, pixels")
     lr: float = setting(1e-3, "learning rate of the first step")
@@ -58,6 +66,8 @@ class Recipe:
         ):
             self._check(name, getattr(self, name) >= 1, "1 or more")
         self._check("accumulate", self.accumulate <= self.batch, f"at most batch, which is {self.batch}")
+        formats = typing.get_args(MemoryFormat)
+        self._check("memory_format", self.memory_format in formats, "channels_first or channels_last")
         self._check("precision", self.precision in typing.get_args(Precision), "fp32, bf16, fp16 or fp64")
         for name in ("lr", "lr_decay", "scale_low"):
             self._check(name, 0 < getattr(self, name) < math.inf, "above 0")

@@ -59,10 +59,10 @@ class Task:
 
     `loss(prediction [B, C, h, w], target [B, ..., h, w], mask [B, h, w], labels)` is a scalar, the mean over
     the valid pixels, and 0 where there are none. `channels` is the number of output channels, None for one a
-    class. `finish` maps resized predictions to the target's space (unit vectors, say). `mirror(target)` is
-    what a mirrored image does to values beyond moving them, `rescale(target, s, labels)` what enlarging it by
-    `s` does. `picture(target [..., H, W], mask bool [H, W], labels)` shows one image's labels to a person, RGB
-    uint8 [H, W, 3], black where they are not valid; equal values have equal colours.
+    class. `finish` maps predictions to the target's space (unit vectors, say), each pixel by itself.
+    `mirror(target)` is what a mirrored image does to values beyond moving them, `rescale(target, s, labels)` what
+    enlarging it by `s` does. `picture(target [..., H, W], mask bool [H, W], labels)` shows one image's labels to a
+    person, RGB uint8 [H, W, 3], black where they are not valid; equal values have equal colours.
     """
 
     name: str
@@ -76,7 +76,11 @@ class Task:
 
 
 class State(typing.Protocol):
-    """What a metric adds up; a torchmetrics.Metric is one too."""
+    """What a metric adds up; a torchmetrics.Metric is one too.
+
+    One whose `update` also takes `cells`, int64 [H, W], is spared enlarged predictions where each pixel shows one
+    cell of a smaller one: it is then given [B, C, h, w], and which of its h * w cells that is.
+    """
 
     def to(self, device: torch.device) -> State:
         """Return it on `device`."""
@@ -124,9 +128,9 @@ class Batch:
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
         """Return the batch on `device`; images are of type `dtype`, if given."""
         return Batch(
-            self.images.to(device, dtype, non_blocking=True),
-            {name: target.to(device, non_blocking=True) for name, target in self.targets.items()},
-            {name: mask.to(device, non_blocking=True) for name, mask in self.masks.items()},
+            _moved(self.images, device).to(dtype=dtype),
+            {name: _moved(target, device) for name, target in self.targets.items()},
+            {name: _moved(mask, device) for name, mask in self.masks.items()},
         )
 
     def parts(self, count: int) -> Iterator[Batch]:
@@ -143,6 +147,14 @@ class Batch:
                 {name: target[piece] for name, target in self.targets.items()},
                 {name: mask[piece] for name, mask in self.masks.items()},
             )
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return `tensor` on `device`; what goes to a GPU does so while this process and the GPU work on."""
+    if torch.device(device).type == "cuda" and not tensor.is_cuda:
+        # Only from pinned memory does a copy wait for nothing.
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -195,14 +207,14 @@ def shrink(labels: Tensor, size: tuple[int, int] | torch.Size, resize: str) -> T
     `torch.nn.functional.interpolate` does by default, row floor(i H / h).
     """
     rows, columns = (
-        grid_points(labels.shape[dimension - 2], size[dimension], resize).to(labels.device) for dimension in (0, 1)
+        grid_points(labels.shape[dimension - 2], size[dimension], resize, labels.device) for dimension in (0, 1)
     )
     return labels[..., rows[:, None], columns]
 
 
-def grid_points(length: int, count: int, resize: str) -> Tensor:
-    """Return which of `length` pixels the `count` points of a coarser grid fall on: int64 [count]."""
-    points = torch.arange(count)
+def grid_points(length: int, count: int, resize: str, device: torch.device | None = None) -> Tensor:
+    """Return which of `length` pixels the `count` points of a coarser grid fall on: int64 [count], on `device`."""
+    points = torch.arange(count, device=device)  # made there, as a GPU is waited for where numbers are sent to it
     if resize == "nearest":
         return points * length // count
     return torch.div(points * (length - 1) * 2 + max(count - 1, 1), 2 * max(count - 1, 1), rounding_mode="floor")

@@ -283,3 +283,23 @@ def test_a_stream_left_half_way_takes_its_workers_along(capfd):
 
 def test_more_workers_than_processors_are_no_matter():
     assert_same(next(stream(workers=64).start(2)), stream()[2])
+
+
+def test_evaluation_images_may_be_on_a_device_already():
+    samples = Fakes(((4, 4),))
+    plain, there = (
+        next(evaluation_batches(samples, splits(samples), objective(), 1, device))
+        for device in (None, torch.device("cpu"))
+    )
+    assert_same(plain, there)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("protocol", [STANDARD, DISPARSE], ids=lambda protocol: protocol.name)
+def test_a_gpu_normalises_images_to_the_same_bits(protocol):
+    samples = Fakes(((40, 60),))
+    plain, there = (
+        next(evaluation_batches(samples, splits(samples), objective(protocol), 1, device)).images.cpu()
+        for device in (None, torch.device("cuda"))
+    )
+    assert torch.equal(plain, there)

@@ -1,4 +1,4 @@
-"""Whether this machine is ready for runs: versions, devices, plugins, data, disk; and what to do where it is not."""
+"""Whether this machine is ready for runs: versions, devices, plugins, data, disk; and what to do if not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from packaging.requirements import Requirement
@@ -122,7 +122,7 @@ def plugins(registry: Registry) -> Iterator[Finding]:
     """Yield what the plugins of this package register, what each other one does, and which were not loaded."""
     counts = Counter(entry.plugin for entry in registry.entries.values())
     origins = {entry.plugin: entry.origin for entry in registry.entries.values()}
-    loaded = {name: module for name, module in registry.manager.list_name_plugin() if module is not None}
+    loaded: dict[str, Any] = {name: module for name, module in registry.manager.list_name_plugin() if module}
     own = [name for name, module in loaded.items() if module.__name__.startswith(f"{PLUGINS}.")]
     registered = sum(counts[name] for name in own)
     yield Finding("plugins", BUILT_IN, "ok", f"{len(own)} plugins, which register {registered} things")

@@ -266,4 +266,6 @@ def recipe_text(recipe: Recipe | None) -> str:
     words = f"{recipe.steps} steps, batch {recipe.batch}"
     words += f" in {recipe.accumulate} pieces" if recipe.accumulate > 1 else ""
     words += f", crop {recipe.crop}" + (f", {recipe.precision}" if recipe.precision != "fp32" else "")
+    words += f", {recipe.memory_format}" if recipe.memory_format != "channels_first" else ""
+    words += ", compiled" if recipe.compile else ""
     return f"{words} [{digest(recipe)[:6]}]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +24,9 @@ SUITE_KEYS = (*TEXTS, "methods", "grid", "exclude")
 DEFAULTS = {"model": None, "protocol": "standard", "sparsity": 0.9, "seeds": 1}
 WHOLE = ("engine", "runner")
 """The sections of settings that say how runs are executed, and so belong to all of them."""
+
+MOST = 100_000
+"""Runs that may be asked for at once: more are a slip, and would take all memory."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ def run_requests(run: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Re
     seeds = run.get("seeds", 1)
     if type(seeds) is not int or seeds < 1:
         raise UsageError(f"Seeds are {seeds!r}; give the number of seeds, 1 or more.")
+    sparsities = list(dict.fromkeys(_sparsities(run.get("sparsity", 0.9))))
+    _check_count(len(methods) * len(sparsities) * seeds, "[run]")
     return [
         Request(
             method=method,
@@ -81,7 +87,7 @@ def run_requests(run: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Re
             protocol=run.get("protocol", "standard"),
             settings=settings,
         )
-        for sparsity in dict.fromkeys(_sparsities(run.get("sparsity", 0.9)))
+        for sparsity in sparsities
         for method in methods
         for seed in range(seeds)
     ]
@@ -139,6 +145,7 @@ def _cells(
             raise UsageError(f"{name} in vary of {where} is {values!r}; it must be a list of values.")
     axes = {key: _values(key, keys[key], where) for key in CELL_KEYS[:-1]}
     axes |= {**varied, "seed": _seeds(keys["seeds"], where)}
+    _check_count(math.prod(map(len, axes.values())), where)
     for chosen in itertools.product(*axes.values()):
         facts = dict(zip(axes, chosen, strict=True))
         of_method = _flat(_section(methods, facts["method"], f"methods.{facts['method']}"), "method.")
@@ -162,10 +169,16 @@ def _values(key: str, value: Any, where: str) -> list[Any]:
 
 def _seeds(value: Any, where: str) -> list[int]:
     """Return the seeds that are listed, or as many as `value`, from 0 on."""
+    _check_count(value if type(value) is int else 0, where)
     seeds = list(range(value)) if type(value) is int else value
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise UsageError(f"seeds in {where} are {value!r}; give their number, 1 or more, or a list of them.")
     return seeds
+
+
+def _check_count(count: int, where: str) -> None:
+    if count > MOST:
+        raise UsageError(f"{where} asks for {count} runs; at most {MOST} can be asked for at once.")
 
 
 def _without(cells: Sequence[Cell], rules: Sequence[Mapping[str, Any]]) -> list[Cell]:
@@ -266,7 +279,7 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML, of its letters, or nested too deeply
         raise UsageError(f"{path} is not valid TOML: {error}.") from error
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror}.") from error

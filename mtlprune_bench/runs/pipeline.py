@@ -107,9 +107,9 @@ def _start_masks(stages: Stages, model: nn.Module, folder: Path, span: Span, mas
         scoring = stages.scoring(model, scoring_at(span.start))
         scores = stages.kept_scores(folder) if span.start == 0 else None
         kept = stages.processes.agree(make_masks(method, scoring, span.first.sparsity, masks, scores))
+        stages.keep_cost(folder, START_MASKS, time.monotonic() - since)
         if stages.processes.first:
             save_masks(folder / START_MASKS, kept)
-        stages.keep_cost(folder, START_MASKS, time.monotonic() - since)
     return {name: mask.to(stages.device) for name, mask in kept.items()}
 
 

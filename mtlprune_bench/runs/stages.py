@@ -48,7 +48,7 @@ from mtlprune_bench.training.checkpoint import (
 )
 from mtlprune_bench.training.evaluate import total_loss
 from mtlprune_bench.training.numerics import Origin, emptied
-from mtlprune_bench.training.state import BEST, CHECKPOINT, load_weights, weights_of
+from mtlprune_bench.training.state import load_weights, remove_checkpoints, weights_of
 from mtlprune_bench.training.train import Reading, Training, Watch, train
 
 DENSE = "dense training"
@@ -143,9 +143,9 @@ class Stages:
                 since = time.monotonic()
                 reset_peak_memory(self.device)
                 scores = make()
+                self.keep_cost(folder, SCORES, time.monotonic() - since)
                 if self.processes.first:
                     save_scores(folder / SCORES, scores)
-                self.keep_cost(folder, SCORES, time.monotonic() - since)
 
     def kept_scores(self, folder: Path) -> Scores | None:
         """Return the scores kept for this run, if there are any; what they have cost is noted in `folder`."""
@@ -167,6 +167,8 @@ class Stages:
         )
         if finished is None or masks is None:
             return None
+        if self.processes.first:
+            remove_checkpoints(folder)  # of a process that was killed before it could
         load_weights(model, finished[0])
         return {name: mask.to(self.device) for name, mask in masks.items()}
 
@@ -204,11 +206,10 @@ class Stages:
         if changing:
             self._tell_emptied(trained.masks)
         if self.processes.first:
+            self.keep_cost(folder, name, trained.seconds)  # before the files by which the training counts as made
             save_masks(folder / MASKS, trained.masks)
             save_tensors(folder / WEIGHTS, weights_of(model), {"steps": recipe.steps})
-            self.keep_cost(folder, name, trained.seconds)
-            for leftover in (CHECKPOINT, BEST):
-                (folder / leftover).unlink(missing_ok=True)
+            remove_checkpoints(folder)
         return trained.masks
 
     def _users(self, parameter: str) -> tuple[str, ...]:
@@ -286,7 +287,7 @@ class Stages:
     def evaluation(self, split: Samples) -> Iterable[Batch]:
         """Return the batches of a split, in order and unchanged."""
         splits, objective = self.experiment.opened.splits, self.experiment.objective
-        batches = evaluation_batches(split, splits, objective, self.config.train.eval_batch)
+        batches = evaluation_batches(split, splits, objective, self.config.train.eval_batch, self.device)
         return (batch.to(self.device, torch.float64) for batch in batches) if self.config.train.double else batches
 
     def _test_loss(self, model: nn.Module) -> float:

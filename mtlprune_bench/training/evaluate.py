@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mtlprune_bench.store import LOSS
-from mtlprune_bench.tasks import Batch, Metric, Objective
+from mtlprune_bench.tasks import Batch, Metric, Objective, State
+from mtlprune_bench.training.pixels import cells_of
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,7 @@ def evaluate(
             sums += torch.stack(list(losses.values())).double() * len(batch.images)
             images += len(batch.images)
             if states:
-                height, width = batch.images.shape[-2:]
-                predictions = objective.predictions(outputs, (height, width))
-                for (task, _), state in states.items():
-                    state.update(predictions[task], batch.targets[task], batch.masks[task])
+                _update(states, objective, outputs, batch)
     model.train(training)
     means = dict(zip(objective.tasks, (sums / images).tolist(), strict=True))
     total = sum(objective.weights[task] * loss for task, loss in means.items())
@@ -70,6 +70,28 @@ def evaluate(
             unit = metric.unit or objective.labels[task].unit
             values.append(Value(task, metric.name, number, unit, metric.higher_is_better))
     return values
+
+
+def _update(
+    states: Mapping[tuple[str, Any], State], objective: Objective, outputs: Mapping[str, Tensor], batch: Batch
+) -> None:
+    """Add the `outputs` [B, C, h, w] for a batch to the states, whose keys begin with their task.
+
+    Where each pixel shows one cell of them, states that can are given the cells, and nothing is enlarged.
+    """
+    height, width = batch.images.shape[-2:]
+    nearest = objective.protocol.resize == "nearest"
+    takers = {key for key, state in states.items() if nearest and "cells" in signature(state.update).parameters}
+    small = {task: objective.tasks[task].finish(outputs[task]) for task, _ in takers}
+    cells = {task: cells_of(outputs[task], (height, width)) for task in small}
+    large = objective.predictions(outputs, (height, width)) if len(takers) < len(states) else {}
+    for key, state in states.items():
+        task = key[0]
+        target, mask = batch.targets[task], batch.masks[task]
+        if key in takers:
+            state.update(small[task], target, mask, cells[task])  # type: ignore[call-arg]
+        else:
+            state.update(large[task], target, mask)
 
 
 def total_loss(model: nn.Module, objective: Objective, batches: Iterable[Batch], device: torch.device) -> float:

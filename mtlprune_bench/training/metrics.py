@@ -1,8 +1,9 @@
 """Metrics: streaming states that never hold a prediction, and the functions that read numbers off them.
 
 A state's `update(prediction [B, C, H, W], target [B, ..., H, W], mask bool [B, H, W])` takes predictions at
-the size of their labels and in their space, batch after batch; what it holds are sums. Numbers are float64
-scalars, nan where no pixel contributes.
+the size of their labels and in their space, batch after batch; what it holds are sums. With `cells`, int64
+[H, W], a prediction is [B, C, h, w], and each pixel shows that cell of it: the sums are the same, without a
+prediction at full size. Numbers are float64 scalars, nan where no pixel contributes.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtlprune_bench.errors import DataError, PluginError, unknown
+from mtlprune_bench.training.pixels import best_class, picked, spread, surprise
 
 BINS = 18_000
 BIN_WIDTH = 180 / BINS
+CHUNK = 2**15
+"""Pixels whose angles are computed at once: many, but so few that what comes in between stays in a cache."""
 
 
 class State(nn.Module):
@@ -71,15 +75,18 @@ class Confusion(State):
         self.count_void = count_void
         self.add_sum("matrix", classes, classes)
 
-    def update(self, prediction: Tensor, target: Tensor, mask: Tensor) -> None:
+    def update(self, prediction: Tensor, target: Tensor, mask: Tensor, cells: Tensor | None = None) -> None:
         """Count a batch."""
         if prediction.shape[1] != self.classes:
             raise PluginError(f"Predictions have {prediction.shape[1]} channels for {self.classes} classes.")
-        pairs = target[mask] * self.classes + prediction.argmax(1)[mask]
-        counts = torch.bincount(pairs, minlength=self.classes**2)
-        if len(counts) > self.classes**2:
-            raise DataError(f"A valid pixel has label {target[mask].max()}; the last is {self.classes - 1}.")
-        matrix = counts.view(self.classes, self.classes)
+        classes = target.masked_fill(~mask, 0)
+        for label in torch.stack(classes.aminmax()).tolist():
+            if not 0 <= label < self.classes:
+                raise DataError(f"A valid pixel has label {label}; the last is {self.classes - 1}, the first 0.")
+        pairs = classes * self.classes + spread(best_class(prediction), cells)
+        # What is not valid is counted too, beyond the matrix: to leave it out takes longer.
+        counts = torch.bincount(torch.where(mask, pairs, self.classes**2).flatten(), minlength=self.classes**2 + 1)
+        matrix = counts[:-1].view(self.classes, self.classes)
         self.matrix += matrix
         pixels = torch.ones_like(mask) if self.count_void else mask
         self.add(matrix.diagonal().sum(), pixels.sum(), len(mask))
@@ -98,18 +105,20 @@ class CrossEntropy(State):
         weights = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
 
-    def update(self, prediction: Tensor, target: Tensor, mask: Tensor) -> None:
+    def update(self, prediction: Tensor, target: Tensor, mask: Tensor, cells: Tensor | None = None) -> None:
         """Add a batch."""
-        errors, weights = cross_entropy(prediction, target, mask, self.class_weights)
+        classes = target.masked_fill(~mask, 0)
+        errors = surprise(prediction, classes, cells)
+        weights = class_weights_of(classes, mask, self.class_weights, errors.dtype)
         self.add((errors * weights).sum(dtype=torch.float64), weights.sum(dtype=torch.float64), len(mask))
 
 
 class Deviation(State):
     """The mean absolute difference of predictions and targets [B, C, H, W], in their unit."""
 
-    def update(self, prediction: Tensor, target: Tensor, mask: Tensor) -> None:
+    def update(self, prediction: Tensor, target: Tensor, mask: Tensor, cells: Tensor | None = None) -> None:
         """Add a batch."""
-        errors = absolute_difference(prediction, target, mask)
+        errors = absolute_difference(spread(prediction, cells), target, mask)
         self.add(errors.sum(dtype=torch.float64), mask.sum() * prediction.shape[1], len(mask))
 
 
@@ -130,10 +139,14 @@ class Angles(State):
         self.add_sum("hits", len(thresholds))
         self.add_sum("histogram", BINS)
 
-    def update(self, prediction: Tensor, target: Tensor, mask: Tensor) -> None:
+    def update(self, prediction: Tensor, target: Tensor, mask: Tensor, cells: Tensor | None = None) -> None:
         """Add a batch."""
-        guess, truth = prediction.movedim(1, -1)[mask].double(), target.movedim(1, -1)[mask].double()
-        angles = angles_between(guess, truth)
+        places = mask.flatten().nonzero()[:, 0]
+        pairs = zip(
+            *(torch.split(picked(values, places), CHUNK, 1) for values in (spread(prediction, cells), target)),
+            strict=True,
+        )
+        angles = torch.cat([angles_between(guess.double(), truth.double()) for guess, truth in pairs])
         bins = (angles / BIN_WIDTH).nan_to_num(nan=BINS).long().clamp(max=BINS - 1)
         self.add(angles.sum(), mask.sum(), len(mask))
         self.hits += torch.stack([(angles <= threshold).sum() for threshold in self.thresholds])
@@ -164,9 +177,11 @@ class Ratios(State):
         self.add_sum("hits", 3)
         self.add_sum("count")
 
-    def update(self, prediction: Tensor, target: Tensor, mask: Tensor) -> None:
+    def update(self, prediction: Tensor, target: Tensor, mask: Tensor, cells: Tensor | None = None) -> None:
         """Add a batch."""
-        guess, truth = (self.space(values[:, 0][mask].double()) for values in (prediction, target))
+        places = mask.flatten().nonzero()[:, 0]
+        both = (picked(values[:, :1], places)[0].double() for values in (spread(prediction, cells), target))
+        guess, truth = map(self.space, both)
         errors = (guess - truth).abs()
         self.add(torch.stack([errors.sum(), (errors / truth).sum()]), mask.sum(), len(mask))
         ratios = torch.maximum(guess / truth, truth / guess)
@@ -236,8 +251,12 @@ def cross_entropy(
     # Unlike torch's own for images, this is deterministic on a GPU, and invalid labels index nothing.
     classes = target.masked_fill(~mask, 0)
     errors = -F.log_softmax(prediction, 1).gather(1, classes[:, None])[:, 0]
-    weights = mask.to(errors.dtype) if class_weights is None else class_weights[classes] * mask
-    return errors, weights
+    return errors, class_weights_of(classes, mask, class_weights, errors.dtype)
+
+
+def class_weights_of(classes: Tensor, mask: Tensor, class_weights: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Return the weight of each pixel, that of its class, 0 outside `mask`: as `classes` and `mask` [B, H, W]."""
+    return mask.to(dtype) if class_weights is None else class_weights[classes] * mask
 
 
 def absolute_difference(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -261,9 +280,12 @@ def absolute_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def angles_between(one: Tensor, other: Tensor) -> Tensor:
-    """Return the angles [N], in degrees, between vectors [N, 3] of any length; 90 where one has length 0."""
+    """Return the angles [N], in degrees, between vectors [3, N] of any length; 90 where one has length 0."""
     # The arc tangent keeps its accuracy near 0 and 180 degrees, where the arc cosine loses half its digits.
-    sine, cosine = torch.linalg.cross(one, other).norm(dim=1), (one * other).sum(1)
+    # A norm over the first dimension takes ten times as long as one over the last.
+    (a, b, c), (x, y, z) = one, other
+    sine = torch.stack([b * z - c * y, c * x - a * z, a * y - b * x], 1).norm(dim=1)
+    cosine = (one * other).sum(0)
     undefined = (sine == 0) & (cosine == 0)
     return torch.where(undefined, 90.0, torch.rad2deg(torch.atan2(sine, cosine)))
 

@@ -181,6 +181,12 @@ class State:
         self.masks = _under("mask", loaded[0])
 
 
+def remove_checkpoints(folder: Path) -> None:
+    """Remove what only a training that goes on needs."""
+    for name in (CHECKPOINT, BEST):
+        (folder / name).unlink(missing_ok=True)
+
+
 def make_optimizer(model: nn.Module, recipe: Recipe, learner: Learner | None) -> torch.optim.Adam:
     """Return the optimizer of a training; fused, as the default one is slow on zeros."""
     groups = learner.parameter_groups() if learner else [{"params": list(model.parameters())}]

@@ -66,8 +66,15 @@ def picture(target: NDArray[Any], mask: NDArray[Any], labels: Labels) -> NDArray
 def loss(prediction: Tensor, target: Tensor, mask: Tensor, labels: Labels) -> Tensor:
     """Return the mean cross-entropy over the valid pixels, weighted by class if the labels have weights."""
     weights = labels.class_weights
-    class_weights = None if weights is None else torch.tensor(weights, device=prediction.device)
+    class_weights = None if weights is None else weights_on(prediction.device, weights)
     return weighted_mean(*cross_entropy(prediction, target, mask, class_weights))
+
+
+@functools.lru_cache(maxsize=8)
+def weights_on(device: torch.device, weights: tuple[float, ...]) -> Tensor:
+    """Return `weights` as a tensor on `device`, to which they travel once: a GPU is waited for each time."""
+    with torch.inference_mode(False):
+        return torch.tensor(weights, device=device)
 
 
 def confusion(labels: Labels, protocol: Protocol) -> Confusion:
