@@ -1,4 +1,4 @@
-"""What the documentation site has beside its pages: references made of the code, formulas, files that pages link to."""
+"""What the site has beside its pages: references made of the code, formulas, files that pages link to."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ FORMULA = re.compile(r"^```math\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PICTURE = re.compile(r"!\[[^\]]*\]\((\w+\.svg)\)")
 INLINE = re.compile(r"\$`([^`\n]+)`\$")
 REGISTERED = (
-    "Method LearnedMethod Update Dataset Labels Recipe Files Layout DataRequest Sample Splits Model Task Metric Scoring Voter"
+    *("Method", "LearnedMethod", "Scoring", "Voter", "Update", "Model", "Task", "Metric"),
+    *("Dataset", "Labels", "Recipe", "DataRequest", "Splits", "Sample", "Files", "Layout"),
 )
+"""The public classes that are described beside the hooks, in this order."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
@@ -55,10 +57,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     for mark, make in GENERATED.items():
         if mark in markdown:
             markdown = markdown.replace(mark, "\n".join(make()))
-    markdown = FORMULA.sub(lambda found: f'<div class="formula">{convert(found[1], display="block")}</div>', markdown)
+    markdown = FORMULA.sub(
+        lambda found: f'<div class="formula">{convert(found[1], display="block")}</div>', markdown
+    )
     # In the page itself a picture has the colours of the page, light or dark.
     markdown = PICTURE.sub(
-        lambda found: f'<div class="picture">{" ".join((ROOT / "docs" / found[1]).read_text().split())}</div>', markdown
+        lambda found: f'<div class="picture">{" ".join((ROOT / "docs" / found[1]).read_text().split())}</div>',
+        markdown,
     )
     markdown = INLINE.sub(lambda found: convert(found[1]), markdown)
     return _outside_code(markdown, lambda text: LINK.sub(lambda found: _moved(found, source), text))
@@ -91,7 +96,12 @@ def _outside(source: str) -> Iterator[Path]:
     """Yield the files of the repository, beside those in docs, to which the page `source` links."""
     own = _target(source, posixpath.basename(source))
     links: list[str] = []
-    _outside_code(own.read_text(encoding="utf-8"), lambda text: links.extend(m[2] for m in LINK.finditer(text)) or "")
+
+    def note(text: str) -> str:
+        links.extend(found[2] for found in LINK.finditer(text))
+        return text
+
+    _outside_code(own.read_text(encoding="utf-8"), note)
     for link in links:
         path = _target(source, link)
         if path.is_file() and path.is_relative_to(ROOT) and not path.is_relative_to(ROOT / "docs"):
@@ -99,7 +109,7 @@ def _outside(source: str) -> Iterator[Path]:
 
 
 def _moved(found: re.Match[str], source: str) -> str:
-    """Return a link of the page `source` as the site has it: what is missing stays as it is, for mkdocs to say so."""
+    """Return a link of the page `source` as the site has it; one to nothing stays, for mkdocs to say so."""
     path = _target(source, found[2])
     if not path.is_file() or not path.is_relative_to(ROOT):
         return found[0]
@@ -117,14 +127,20 @@ def commands() -> Iterator[str]:
 
 def _command(command: click.Command, context: click.Context) -> Iterator[str]:
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
-    yield from (f"{'#' * (2 + context.command_path.count(' '))} {context.command_path}", "", f"```\n{usage}\n```", "")
+    yield from (
+        f"{'#' * (2 + context.command_path.count(' '))} {context.command_path}",
+        "",
+        f"```\n{usage}\n```",
+        "",
+    )
     yield from (*_prose(inspect.cleandoc(command.help or "")), "")
     records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
     yield from _table([[record[0], *record[1:]] for record in records if record], ["option", "what it is"])
-    for name in command.list_commands(context) if isinstance(command, click.Group) else ():
-        inner = command.get_command(context, name)
-        assert inner is not None, "a listed command is there"
-        yield from _command(inner, click.Context(inner, info_name=name, parent=context))
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None, "a listed command is there"
+            yield from _command(inner, click.Context(inner, info_name=name, parent=context))
 
 
 def settings() -> Iterator[str]:
@@ -137,7 +153,8 @@ def settings() -> Iterator[str]:
     for kind in KINDS:
         sections: list[str] = []
         for entry in registry.of_kind(kind):
-            found, own = [], False
+            found: list[str] = []
+            own = False
             for title, rows, headings in tables(registry, entry.name):
                 # Several kinds may have a thing of this name; their tables follow each other.
                 if headings == ["fact", "value"]:
@@ -192,8 +209,10 @@ def objects() -> Iterator[str]:
     import mtlprune_bench
     from mtlprune_bench.runs.observe import RunInfo
 
-    for thing in [*(getattr(mtlprune_bench, name) for name in REGISTERED.split()), RunInfo]:
-        fields = [item for item in dataclasses.fields(thing) if item.init] if dataclasses.is_dataclass(thing) else []
+    for thing in [*(getattr(mtlprune_bench, name) for name in REGISTERED), RunInfo]:
+        fields = (
+            [item for item in dataclasses.fields(thing) if item.init] if dataclasses.is_dataclass(thing) else []
+        )
         yield from _described(thing.__name__, f"class {thing.__name__}", thing, "\n".join(map(_field, fields)))
 
 
@@ -211,7 +230,10 @@ def _described(name: str, signature: str, thing: object, fields: str = "") -> It
 
 def _prose(text: str) -> list[str]:
     """Return a docstring as Markdown: underscores and brackets are meant as they stand."""
-    return [re.sub(r"(?<!`)<", "&lt;", line).replace("[", "\\[").replace("_", "\\_") if "`" not in line else line for line in text.splitlines()]
+    return [
+        re.sub(r"(?<!`)<", "&lt;", line).replace("[", "\\[").replace("_", "\\_") if "`" not in line else line
+        for line in text.splitlines()
+    ]
 
 
 GENERATED: Mapping[str, Callable[[], Iterator[str]]] = {

@@ -64,6 +64,17 @@ def test_entry_points_are_loaded_with_their_distribution(tmp_path, monkeypatch):
     sys.modules.pop("installed_plugin")
 
 
+def test_one_file_named_twice_is_one_plugin_and_two_of_one_name_are_refused(plugin, tmp_path, monkeypatch):
+    path = plugin(METHOD.format(name="polite"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MTLBENCH_PLUGINS", "mine.py")
+    assert load_registry([path]).get("methods", "polite").name == "polite"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.py").write_text(METHOD.format(name="calm"))
+    with pytest.raises(PluginError, match=r"Two plugins are called 'mine': .*/mine\.py and .*/other/mine\.py\."):
+        load_registry(["other/mine.py"])
+
+
 def test_a_name_taken_twice_names_both_plugins(plugin):
     with pytest.raises(PluginError, match=r"'mine' \(.*mine.py\) registers 'snip'.*'methods.snip' \(built in\)"):
         load_registry([plugin(METHOD.format(name="snip"))])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mtlprune_bench.commands._options import BLOCKED
+from mtlprune_bench.commands._completion import BLOCKED, completing
 
 if TYPE_CHECKING:
     from mtlprune_bench.runs.jobs import Outcome
@@ -25,7 +25,12 @@ def _without_tensorboard(ctx: click.Context, parameter: click.Parameter, value: 
 def execution_options(function: F) -> F:
     """Add the options that say where runs are executed."""
     options = [
-        click.option("--runner", metavar="NAME", help="What executes the runs: local, ray, slurm, ... [local]"),
+        click.option(
+            "--runner",
+            metavar="NAME",
+            shell_complete=completing("runners"),
+            help="What executes the runs: local, ray, slurm, ... [local]",
+        ),
         click.option(
             "--devices",
             type=click.IntRange(min=1),

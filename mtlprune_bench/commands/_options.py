@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mtlprune_bench.commands._completion import BLOCKED, PLUGINS, SETTINGS, completing
+
 if TYPE_CHECKING:
     from mtlprune_bench.host.registry import Registry
     from mtlprune_bench.runs.request import Request
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEBUG = "--debug"
-PLUGINS = "mtlbench.plugins"
-BLOCKED = "mtlbench.blocked"
 
 
 class NearestGroup(click.Group):
@@ -97,9 +97,21 @@ store_option = click.option(
 def request_options(function: F) -> F:
     """Add the options that say which runs are meant."""
     options = [
-        click.option("--method", "methods", multiple=True, metavar="NAME[,NAME]", help="Pruning methods."),
-        click.option("--dataset", metavar="NAME", help="Dataset."),
-        click.option("--model", metavar="NAME", help="Model; default: the dataset's."),
+        click.option(
+            "--method",
+            "methods",
+            multiple=True,
+            metavar="NAME[,NAME]",
+            shell_complete=completing("methods"),
+            help="Pruning methods.",
+        ),
+        click.option("--dataset", metavar="NAME", shell_complete=completing("datasets"), help="Dataset."),
+        click.option(
+            "--model",
+            metavar="NAME",
+            shell_complete=completing("models"),
+            help="Model; default: the dataset's.",
+        ),
         click.option("--sparsity", metavar="S[,S]", help="Fractions of weights removed, in [0, 1). [0.9]"),
         click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="Seeds 0 to N - 1. [1]"),
         click.option("--protocol", metavar="NAME", help="standard, or disparse to compare with the papers."),
@@ -107,10 +119,22 @@ def request_options(function: F) -> F:
         click.option("--require-real", is_flag=True, help="Stop where the files are not found: no stand-in."),
         click.option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N. [auto]"),
         *(
-            click.option(f"--{axis}", metavar="NAME", help=f"Another choice for the method's {axis}.")
-            for axis in AXES
+            click.option(
+                f"--{axis}",
+                metavar="NAME",
+                shell_complete=completing(kind),
+                help=f"Another choice for the method's {axis}.",
+            )
+            for axis, kind in AXES.items()
         ),
-        click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="As in train.lr=1e-3."),
+        click.option(
+            "--set",
+            "assignments",
+            multiple=True,
+            metavar="KEY=VALUE",
+            shell_complete=completing(SETTINGS),
+            help="As in train.lr=1e-3.",
+        ),
         click.option(
             "--config",
             type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -122,7 +146,14 @@ def request_options(function: F) -> F:
     return function
 
 
-AXES = ("score", "scope", "arbiter", "allocation", "schedule")
+AXES = {
+    "score": "scorers",
+    "scope": "scopes",
+    "arbiter": "arbiters",
+    "allocation": "allocations",
+    "schedule": "schedules",
+}
+"""The options that choose on an axis of a method, with the kind of what they name."""
 
 
 def requests(options: dict[str, Any]) -> list[Request]:

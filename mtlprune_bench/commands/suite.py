@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mtlprune_bench.commands._completion import SETTINGS, completing
 from mtlprune_bench.commands._execution import execution_options, execution_settings, notice, report
 from mtlprune_bench.commands._options import NearestGroup, plugin_options, registry_of, store_option
 
@@ -43,7 +44,14 @@ def suite_options(function: F) -> F:
         ),
         click.option("--shard", default="", metavar="I/N", help="Part I of N parts, for N machines."),
         click.option("--data-root", metavar="DIR", help="Folder with the datasets' files."),
-        click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="As in train.steps=100."),
+        click.option(
+            "--set",
+            "assignments",
+            multiple=True,
+            metavar="KEY=VALUE",
+            shell_complete=completing(SETTINGS),
+            help="As in train.steps=100.",
+        ),
         store_option,
         plugin_options,
     ]

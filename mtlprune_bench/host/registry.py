@@ -157,12 +157,15 @@ def _named_in(variable: str) -> list[str]:
 
 def _load(registry: Registry, name: str, origin: str, load: Any) -> None:
     """Import one plugin and collect what it registers."""
+    before = dict(registry.entries)
     try:
         module = load()
         if not any(_hooks_of(module)):
             return
+        if (other := registry.manager.get_plugin(name)) is not None:
+            where = getattr(other, "__file__", "another place")
+            raise PluginError(f"Two plugins are called '{name}': {where} and {origin}. Name one of them, or rename it.")
         registry.manager.register(module, name)
-        before = dict(registry.entries)
         for hook, implementation in _hooks_of(module):
             if hook.startswith(REGISTER):
                 kind = hook.removeprefix(REGISTER)
@@ -194,8 +197,8 @@ def _found(plugins: Sequence[str], built_in: bool) -> Iterator[tuple[str, str, A
     for point in importlib.metadata.entry_points(group=PROJECT):
         origin = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
         yield point.name, origin, point.load
-    for target in dict.fromkeys([*_named_in("MTLBENCH_PLUGINS"), *plugins]):
-        yield _named(target)
+    named = [_named(target) for target in [*_named_in("MTLBENCH_PLUGINS"), *plugins]]
+    yield from {origin: (name, origin, load) for name, origin, load in named}.values()
 
 
 def _built_in(found: pkgutil.ModuleInfo) -> Iterator[tuple[str, str, Any]]:

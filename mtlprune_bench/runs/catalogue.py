@@ -62,9 +62,10 @@ def _plugins(registry: Registry) -> Table:
     loaded: dict[tuple[str, str], int] = {}
     for entry in registry.entries.values():
         loaded[entry.plugin, entry.origin] = loaded.get((entry.plugin, entry.origin), 0) + 1
+    named = {name for name, _ in loaded}
     for name, module in registry.manager.list_name_plugin():
-        if module is not None:
-            loaded.setdefault((name, getattr(module, "__file__", "") or ""), 0)
+        if module is not None and name not in named:
+            loaded[name, getattr(module, "__file__", "") or ""] = 0
     rows = [[name, str(count), origin] for (name, origin), count in loaded.items()]
     rows += [[failure.plugin, f"failed: {failure.problem}", failure.origin] for failure in registry.failures]
     return "plugins", rows, ["name", "registers", "origin"]

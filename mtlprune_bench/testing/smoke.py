@@ -1,4 +1,4 @@
-"""A run of two steps on the tiny dataset: whether training, pruning, measuring and storing work on this machine."""
+"""A run of two steps on the tiny dataset: whether training, pruning, measuring and storing work here."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def smoke(registry: Registry, folder: Path) -> Finding:
         return Finding("run", str(device), "problem", failed[0]["reason"], advice)
     reached = [row["value"] for row in rows if (row["metric"], row["component"]) == (SPARSITY, WHOLE)]
     found = f"{STEPS} steps, {len(rows)} numbers, sparsity {reached[0]:.4f}"
-    # Exact to the weight: no more than one weight of the tiny network's few hundred is lost by rounding.
-    if abs(reached[0] - ASKED) > 1e-2:
+    # Exact to the weight: of a thousand, half of one is lost by rounding at most.
+    if abs(reached[0] - ASKED) > 1e-3:
         return Finding("run", str(device), "problem", f"{found}, but {ASKED} was asked for", advice)
     return Finding("run", str(device), "ok", found)
