@@ -7,8 +7,9 @@ import re
 
 import numpy as np
 import pytest
+from conftest import Answer
 from PIL import Image
-from test_commands import Answer, refused
+from test_commands import refused
 from test_verify import LAYOUT, photo
 
 from mtlprune_bench.commands import data, run_cli

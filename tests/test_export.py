@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from test_commands import mtlbench, refused  # noqa: F401
+from test_commands import refused
 from torch import nn
 
 from mtlprune_bench.commands import run_cli
@@ -280,7 +280,7 @@ def test_the_command_knows_the_formats():
     assert tuple(FORMATS) == NAMES
 
 
-def test_all_formats_are_written_into_the_folder_of_the_run_and_listed(mtlbench, store):  # noqa: F811
+def test_all_formats_are_written_into_the_folder_of_the_run_and_listed(mtlbench, store):
     answer = mtlbench("export", "snip", "--store", str(store), *TOY)
     folder = Store(store).find("snip") / "export"
     assert (answer.code, answer.err) == (0, "")
@@ -294,7 +294,7 @@ def test_all_formats_are_written_into_the_folder_of_the_run_and_listed(mtlbench,
         assert (" equal " in line) == (path.suffix != ".onnx")
 
 
-def test_formats_and_folder_can_be_chosen(mtlbench, store, tmp_path):  # noqa: F811
+def test_formats_and_folder_can_be_chosen(mtlbench, store, tmp_path):
     options = (
         "--format",
         "packed",
@@ -310,7 +310,7 @@ def test_formats_and_folder_can_be_chosen(mtlbench, store, tmp_path):  # noqa: F
     assert sorted(path.suffixes[-1] for path in (tmp_path / "here").iterdir()) == [".pt", ".safetensors"]
 
 
-def test_without_its_packages_onnx_is_left_out_and_that_is_said(mtlbench, store, tmp_path, monkeypatch):  # noqa: F811
+def test_without_its_packages_onnx_is_left_out_and_that_is_said(mtlbench, store, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "missing_packages", lambda: ["onnxscript"])
     options = ("--store", str(store), *TOY, "--output", str(tmp_path / "here"))
     answer = mtlbench("export", "snip", *options)
@@ -327,7 +327,7 @@ def test_missing_packages_are_found_missing(monkeypatch):
 
 
 @pytest.mark.parametrize("size", ["32", "0x32", "32x", "x", "-1x4", "3x4x5", "2.5x3"])
-def test_a_size_that_is_none_is_refused(mtlbench, store, size):  # noqa: F811
+def test_a_size_that_is_none_is_refused(mtlbench, store, size):
     refused(mtlbench("export", "snip", "--store", str(store), *TOY, "--size", size), f"'{size}'", "HEIGHTxWIDTH")
 
 
@@ -335,11 +335,11 @@ def test_a_size_is_height_by_width():
     assert image_size("288x384") == (288, 384)
 
 
-def test_an_unknown_run_is_refused(mtlbench, store):  # noqa: F811
+def test_an_unknown_run_is_refused(mtlbench, store):
     refused(mtlbench("export", "nonsense", "--store", str(store), *TOY), "Unknown run 'nonsense'")
 
 
-def test_a_run_without_its_request_is_refused(mtlbench, store, tmp_path):  # noqa: F811
+def test_a_run_without_its_request_is_refused(mtlbench, store, tmp_path):
     folder = tmp_path / "old" / "some-run"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({}))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_commands import mtlbench, refused  # noqa: F401
+from test_commands import refused
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from toys import Toy, Tree
@@ -349,7 +349,7 @@ def test_layers_that_stay_dense_are_named(subject, monkeypatch):
 # The command
 
 
-def test_the_command_prints_tables_and_what_they_mean(mtlbench, store):  # noqa: F811
+def test_the_command_prints_tables_and_what_they_mean(mtlbench, store):
     answer = mtlbench("measure", "snip", "--store", str(store), *TOY, "--repeats", "3")
     assert (answer.code, answer.err) == (0, "")
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in answer.out.splitlines()]
@@ -362,7 +362,7 @@ def test_the_command_prints_tables_and_what_they_mean(mtlbench, store):  # noqa:
     assert "\n- 2:4 kernels of GPUs need at most two of any four" in answer.out
 
 
-def test_the_command_writes_json(mtlbench, store):  # noqa: F811
+def test_the_command_writes_json(mtlbench, store):
     options = ("--repeats", "1", "--format", "json", "--size", "12x16")
     answer = mtlbench("measure", "dense", "--store", str(store), *TOY, *options)
     measured = json.loads(answer.out)
@@ -380,7 +380,7 @@ def test_the_command_writes_json(mtlbench, store):  # noqa: F811
     assert first == "Nothing is pruned in this network: there is only the dense one to measure."
 
 
-def test_what_cannot_be_measured_is_refused(mtlbench, store):  # noqa: F811
+def test_what_cannot_be_measured_is_refused(mtlbench, store):
     options = ("--store", str(store), *TOY)
     refused(mtlbench("measure", "dense", *options, "--device", "toaster"), "Device 'toaster'")
     refused(mtlbench("measure", "nonsense", *options), "Unknown run 'nonsense'")

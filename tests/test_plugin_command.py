@@ -123,15 +123,17 @@ def test_a_name_that_is_taken_is_refused(mtlbench, tmp_path):
 
 @pytest.mark.parametrize("form", [[], ["--file"]])
 def test_nothing_is_overwritten(form, mtlbench, tmp_path):
-    assert mtlbench("plugin", "new", "mine", "--kind", "method", *form).code == 0
+    assert mtlbench("plugin", "new", "brand-new", "--kind", "method", *form).code == 0
     before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
-    refused(mtlbench("plugin", "new", "mine", "--kind", "scorer", *form), "mine", "is there already", "--output")
+    refused(
+        mtlbench("plugin", "new", "brand-new", "--kind", "scorer", *form), "brand", "is there already", "--output"
+    )
     assert before == {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
 
 
 def test_a_folder_that_cannot_be_written_is_said(mtlbench, tmp_path):
     (tmp_path / "file").write_text("")
-    refused(mtlbench("plugin", "new", "mine", "--kind", "method", "--output", "file/x"), "cannot be written")
+    refused(mtlbench("plugin", "new", "brand-new", "--kind", "method", "--output", "file/x"), "cannot be written")
 
 
 # Checking: faults planted in what was written, and the check that finds each.
@@ -344,7 +346,7 @@ def test_verdicts_as_json(mtlbench):
 
 def test_the_same_from_python(tmp_path):
     assert {verdict.passed for verdict in check_method("random", only=["plan", "scores"])} == {True}
-    path = write_file("mine", "scorer", tmp_path)
+    path = write_file("brand-new", "scorer", tmp_path)
     path.write_text(path.read_text().replace("scale_free = True", "scale_free = False").replace("** 2", "/ 0"))
-    with pytest.raises(AssertionError, match=r"(?s)Scorer 'mine' .*not finite.*\n\nScorer 'mine' "):
+    with pytest.raises(AssertionError, match=r"(?s)Scorer 'brand-new' .*not finite.*\n\nScorer 'brand-new' "):
         check_plugin(str(path), only=["scores", "sparsity", "scale"])

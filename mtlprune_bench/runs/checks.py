@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mtlprune_bench.errors import UsageError
+from mtlprune_bench.errors import MtlbenchError, UsageError
 from mtlprune_bench.pruning.arbiters import Majority
 from mtlprune_bench.pruning.components import prunable
 from mtlprune_bench.pruning.learned import FROM_TRAINED, LearnedMethod
@@ -19,7 +21,7 @@ from mtlprune_bench.training.state import weights_of
 
 def check(experiment: Experiment) -> list[str]:
     """Return warnings about `experiment`. Raises UsageError where it asks for what cannot be done."""
-    method = experiment.config.method
+    method, shapes = experiment.config.method, _shapes(experiment)
     if isinstance(method, LearnedMethod):
         _check_checkpoint(experiment, method)
         return []
@@ -27,7 +29,7 @@ def check(experiment: Experiment) -> list[str]:
     _check_start(experiment, method)
     _check_updates(experiment, method)
     _check_control(experiment, method)
-    _check_layers(experiment, method)
+    _check_layers(experiment, method, shapes)
     return list(_warnings(experiment, method))
 
 
@@ -91,13 +93,30 @@ def _check_control(experiment: Experiment, method: Method) -> None:
         )
 
 
-def _check_layers(experiment: Experiment, method: Method) -> None:
+def _shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the prunable weights. Raises UsageError where the model's settings make no network."""
+    name = experiment.config.model
+    advice = f"Correct model.*; mtlbench ls {name} has its settings."
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of layers without weights, which are refused below
+            weights = prunable(experiment.outline())
+    except MtlbenchError:
+        raise
+    except Exception as error:  # whatever the plugin of the model raises
+        problem = f"{type(error).__name__}: {error}".rstrip(".")
+        raise UsageError(f"Model '{name}' cannot be built with these settings: {problem}. {advice}") from error
+    for layer, weight in weights.items():
+        if not weight.numel():
+            raise UsageError(f"Model '{name}' has no weight in '{layer}' with these settings. {advice}")
+    return {layer: tuple(weight.shape) for layer, weight in weights.items()}
+
+
+def _check_layers(experiment: Experiment, method: Method, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise UsageError where a layer would be left without any weight, so that nothing passes it."""
-    outline = experiment.outline()  # an error where a small network cannot be so small
     if not experiment.plan:
         return
-    shapes = {name: tuple(weight.shape) for name, weight in prunable(outline).items()}
-    total = sum(weight.numel() for weight in prunable(outline).values())
+    total = sum(map(math.prod, shapes.values()))
     target = experiment.config.sparsity
     for group in method.allocation.groups(shapes, kept_count(total, target)):
         if group.kept == 0:

@@ -29,7 +29,7 @@ from mtlprune_bench.runs.leftovers import (
     stage_folders,
 )
 from mtlprune_bench.store import CONFIG, LOCK, Store, read_json, read_rows
-from mtlprune_bench.training.checkpoint import HEADER, MASKS, SCORES, UNREADABLE, WEIGHTS
+from mtlprune_bench.training.checkpoint import DAMAGED, HEADER, MASKS, SCORES, WEIGHTS
 from mtlprune_bench.training.state import CHECKPOINT
 
 End = Literal["copied", "equal", "replaced", "kept", "clash", "skipped"]
@@ -156,7 +156,7 @@ def _step(checkpoint: Path) -> int:
         with safetensors.safe_open(checkpoint, framework="pt") as file:
             _, facts = json.loads((file.metadata() or {})[HEADER])
         return int(json.loads(facts)["step"])
-    except UNREADABLE:
+    except (*DAMAGED, OSError):
         return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from mtlprune_bench.runs.config import describe
 from mtlprune_bench.runs.experiment import Experiment, prepare
 from mtlprune_bench.runs.opening import open_dataset
 from mtlprune_bench.runs.request import Request, merge_settings
-from mtlprune_bench.store import CONFIG, REQUEST, Store, read_json, write_json
+from mtlprune_bench.store import CONFIG, REQUEST, Store, read_json
 from mtlprune_bench.tasks import enlarge
 from mtlprune_bench.training.batches import evaluation_batches
 from mtlprune_bench.training.checkpoint import MASKS, WEIGHTS, load_masks, load_tensors
@@ -27,11 +28,11 @@ ELSEWHERE = ("engine", "runner")
 """Sections of settings that say how a run is executed, and nothing of what it is."""
 
 
-def write_request(experiment: Experiment, folder: Path) -> None:
-    """Write down, in names and settings, what was asked for. Raises StoreError."""
+def asked_for(experiment: Experiment) -> dict[str, Any]:
+    """Return, in names and settings, what was asked for, as `reopen` reads it."""
     asked = dataclasses.asdict(experiment.request)
     asked["settings"] = {name: value for name, value in asked["settings"].items() if name not in ELSEWHERE}
-    write_json(folder / REQUEST, asked)
+    return asked
 
 
 def reopen(folder: Path, registry: Registry, data_root: str | None = None) -> Experiment:

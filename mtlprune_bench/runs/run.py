@@ -25,7 +25,7 @@ from mtlprune_bench.runs.environment import environment, resolve_device
 from mtlprune_bench.runs.experiment import Experiment, differences, recipe_text
 from mtlprune_bench.runs.pipeline import prepare_network
 from mtlprune_bench.runs.predictions import sheets
-from mtlprune_bench.runs.reopening import write_request
+from mtlprune_bench.runs.reopening import asked_for
 from mtlprune_bench.runs.stages import DISCOVERY_SIZE, Stages, waiting
 from mtlprune_bench.store import (
     CONFIG,
@@ -94,22 +94,20 @@ def attempt(folder: Path, action: Callable[[], object]) -> tuple[str, str]:
     return FINISHED, ""
 
 
-def write_plan(experiment: Experiment, store: Store) -> None:
-    """Write down what a run is, and which stages it refers to. Raises StoreError."""
+def write_plan(experiment: Experiment, store: Store, again: bool = True) -> None:
+    """Write down what a run is, and which stages it refers to. Raises StoreError.
+
+    Without `again` only what is missing: earlier versions wrote less, and what was damaged is set aside.
+    """
     folder = store.run_folder(experiment.config.run_id)
     plan = {
         "steps": experiment.config.recipe.steps,
         "stages": list(experiment.stages),
         "updates": [dataclasses.asdict(update) for update in experiment.plan],
     }
-    write_json(folder / CONFIG, describe(experiment.config))
-    write_json(folder / PLAN, plan)
-    write_request(experiment, folder)
-
-
-def described(folder: Path) -> bool:
-    """Return whether a run's folder says what it is; where its files are sound is not looked at."""
-    return all((folder / name).exists() for name in (CONFIG, PLAN, REQUEST))
+    for name, content in ((CONFIG, describe(experiment.config)), (PLAN, plan), (REQUEST, asked_for(experiment))):
+        if again or not (folder / name).exists():
+            write_json(folder / name, content)
 
 
 def record_failure(experiment: Experiment, store: Store, registry: Registry, status: str, reason: str) -> None:

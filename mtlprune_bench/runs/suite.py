@@ -17,7 +17,7 @@ from mtlprune_bench.runs.experiment import Experiment, prepare
 from mtlprune_bench.runs.jobs import Job, Outcome, Runner, graph
 from mtlprune_bench.runs.opening import OpenDataset
 from mtlprune_bench.runs.request import Request
-from mtlprune_bench.runs.run import described, record_failure, write_plan
+from mtlprune_bench.runs.run import record_failure, write_plan
 from mtlprune_bench.runs.worker import Opened, Worker, check_shares, opened_for
 from mtlprune_bench.store import FINISHED, Store, read_rows
 from mtlprune_bench.training.checkpoint import MASKS, SCORES, WEIGHTS
@@ -185,10 +185,7 @@ def execute_all(
     for name, experiment in experiments.items():
         ended = status_of(experiment, store)
         if ended is not None and name not in left:
-            if not described(
-                store.run_folder(name)
-            ):  # earlier versions wrote less, and what was damaged is set aside
-                write_plan(experiment, store)
+            write_plan(experiment, store, again=False)
             yield ended
     for job in jobs:
         if job.kind == "run":  # so that nobody removes a stage that is made before the run begins
