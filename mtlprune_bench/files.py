@@ -53,6 +53,16 @@ def _write_bytes(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
+def read_bytes(path: Path) -> bytes | None:
+    """Return the bytes of a stored file, None where there is none. Raises StoreError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise StoreError(f"Cannot read {path}: {error.strerror or error}. Try again when it can be.") from error
+
+
 def checksum(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
@@ -114,6 +124,15 @@ def is_locked(path: Path) -> bool:
     return False
 
 
+def _owner(path: Path) -> str:
+    """Return the process that says it holds the lock file `path`; "unknown" where that cannot be read."""
+    try:
+        text = path.with_suffix(".owner").read_text()
+    except (OSError, ValueError):
+        return "unknown"
+    return text if text.isdecimal() and len(text) < 20 else "unknown"
+
+
 @contextlib.contextmanager
 def locked(path: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock file `path`; where another process has it, call `on_wait(its process id)` and wait.
@@ -126,7 +145,7 @@ def locked(path: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            on_wait(path.with_suffix(".owner").read_text() if path.with_suffix(".owner").exists() else "unknown")
+            on_wait(_owner(path))
             lock.acquire()
         path.with_suffix(".owner").write_text(str(os.getpid()))
     except OSError as error:

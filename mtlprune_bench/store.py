@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtlprune_bench.errors import StoreError, UsageError, unknown
-from mtlprune_bench.files import discard, is_sealed, sealed, unsealed, write_atomic, write_text
+from mtlprune_bench.files import discard, is_sealed, read_bytes, sealed, unsealed, write_atomic, write_text
 from mtlprune_bench.paradigms import paradigm
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Store:
 
     def check_writable(self) -> None:
         """Raise StoreError where nothing can be written in the store; write down its format."""
-        probe = self.folder / f".probe-{os.getpid()}"
+        probe = self.folder / f".probe-{os.getpid()}.part"
         write_text(probe, "")
         probe.unlink()
         if not (self.folder / VERSION_FILE).exists():
@@ -172,10 +172,10 @@ def write_rows(folder: Path, rows: Sequence[Row]) -> None:
 def read_rows(folder: Path) -> list[Row] | None:
     """Return a run's rows, or None where it has none yet; a damaged file is moved aside, with a warning."""
     path = folder / ROWS
-    if not path.exists():
+    if (data := read_bytes(path)) is None:
         return None
     try:
-        rows = parse_rows(path.read_bytes())
+        rows = parse_rows(data)
     except ValueError as error:
         discard(path, error)
         return None
@@ -233,10 +233,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Return the JSON-like value of `path`, None where there is none; a damaged file is moved aside."""
-    if not path.exists():
+    if (data := read_bytes(path)) is None:
         return None
     try:
-        return parse_json(path.read_bytes())
+        return parse_json(data)
     except ValueError as error:
         discard(path, error)
         return None
@@ -303,7 +303,7 @@ def read_history(path: Path) -> Iterator[Mapping[str, Any]]:
 
     Damaged lines are left out, with a warning.
     """
-    lines = parse_lines(path.read_bytes() if path.exists() else b"")
+    lines = parse_lines(read_bytes(path) or b"")
     if lines.damaged:
         numbers = ", ".join(map(str, lines.damaged))
         warnings.warn(f"{path} is damaged in line {numbers}, which is left out.", stacklevel=2)

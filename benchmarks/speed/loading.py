@@ -10,18 +10,23 @@ the processor, so that other work on the machine changes little.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import shutil
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
+from benchmarks.speed.measure import OURS, Case, Sides
 from mtlprune_bench.adapters import Dataset, Sample
 from mtlprune_bench.data.formats import Array
 from mtlprune_bench.data.layouts import Layout
@@ -37,6 +42,7 @@ MEAN = np.array((104.00698793, 116.66876762, 122.67891434), dtype=np.float32)
 """Of blue, green and red in [0, 255], as the released codes have it."""
 CROP = 321
 SIZE = (480, 640)
+RELEASED, FILES, PREPARED = "released codes", "files", "prepared"
 DATASETS = {"2 tasks": "nyuv2", "3 tasks": "nyuv2-3task"}
 """Segmentation and normals, and depth with them."""
 
@@ -120,8 +126,8 @@ class Released:
         return padded[row : row + CROP, column : column + CROP]
 
 
-def stream(dataset: Dataset, layout: Layout, root: Path) -> Callable[[int], object]:
-    """Return what loads the sample at a position of the engine's training stream."""
+def stream(dataset: Dataset, layout: Layout, root: Path) -> Stream:
+    """Return the engine's training stream."""
     tasks = load_registry()
     objective = Objective(
         tasks={labels.task: tasks.get("tasks", labels.task) for labels in dataset.labels},
@@ -129,7 +135,7 @@ def stream(dataset: Dataset, layout: Layout, root: Path) -> Callable[[int], obje
         weights=dataset.loss_weights,
         protocol=STANDARD,
     )
-    return Stream(open_photos(dataset, layout, root, STANDARD), objective, dataset.train, seed=0).sample
+    return Stream(open_photos(dataset, layout, root, STANDARD), objective, dataset.train, seed=0)
 
 
 def rates(ways: Mapping[str, Callable[[int], object]], seconds: float, rounds: int) -> dict[str, list[float]]:
@@ -152,8 +158,8 @@ def generated(root: Path, layout: Layout, count: int) -> None:
     layout.write(root, {"train": [photograph(rng) for _ in range(count)], "test": [photograph(rng)]})
 
 
-def report(name: str, root: Path, cache: Path, seconds: float, rounds: int) -> None:
-    """Measure one dataset's loading, and print a row of a markdown table for each way."""
+def ways_of(name: str, root: Path, cache: Path) -> dict[str, Callable[[int], object]]:
+    """Return what loads the sample at a position, each way, of one dataset; samples are prepared in `cache`."""
     dataset: Dataset = load_registry().get("datasets", DATASETS[name])
     assert dataset.files is not None, "the dataset is of files"
     found = locate(dataset.files, root, "adashare")
@@ -163,16 +169,87 @@ def report(name: str, root: Path, cache: Path, seconds: float, rounds: int) -> N
     tasks = tuple(labels.task for labels in dataset.labels)
     layout = open_prepared(found.layout, folder, tasks)
     assert layout is not None, "it was prepared just now"
-    ways: dict[str, Callable[[int], object]] = {
-        "released codes": Released(found.root, seed=0),
-        "files": stream(dataset, found.layout, found.root),
-        "prepared": stream(dataset, layout, folder),
+    return {
+        RELEASED: Released(found.root, seed=0),
+        FILES: stream(dataset, found.layout, found.root).sample,
+        PREPARED: stream(dataset, layout, folder).sample,
     }
+
+
+def report(name: str, root: Path, cache: Path, seconds: float, rounds: int) -> None:
+    """Measure one dataset's loading, and print a row of a markdown table for each way."""
+    ways = ways_of(name, root, cache)
     rates(ways, 0.5, 1)
     speeds = {way: statistics.median(values) for way, values in rates(ways, seconds, rounds).items()}
     for way, speed in speeds.items():
-        ratio = speed / speeds["released codes"]
+        ratio = speed / speeds[RELEASED]
         print(f"| {name} | {way} | {speed:.1f} | {1000 / speed:.2f} | {ratio:.2f} |", flush=True)
+
+
+def turns(name: str, photos: int, samples: int, device: torch.device) -> Sides:
+    """Compare reading so many samples, on one thread, of so many generated photographs."""
+    scratch = Path(tempfile.mkdtemp())
+    generated(scratch / "nyuv2", adashare(), photos)
+    ways = ways_of(name, scratch / "nyuv2", scratch)
+    whole = stream_of(ways[FILES]).splits.train[0].image
+    read = ways[RELEASED]._read(ways[RELEASED]._entries[0])[0]  # type: ignore[attr-defined]
+    same = bool((torch.from_numpy(read[:, :, ::-1].copy()).permute(2, 0, 1) == whole).all())
+
+    def load(way: Callable[[int], object]) -> Callable[[], object]:
+        positions = itertools.count()
+
+        def some() -> object:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            cv2.setNumThreads(1)
+            loaded = [way(next(positions)) for _ in range(samples)]
+            torch.set_num_threads(threads)
+            return loaded[0]
+
+        return some
+
+    def differ(theirs: Any, ours: Any) -> str:
+        if isinstance(
+            theirs, tuple
+        ):  # cut at random in another way, so that only whole photographs can be compared
+            return "" if same else "they read different photographs"
+        wrong = [task for task in ours.targets if not torch.equal(theirs.masks[task], ours.masks[task])]
+        wrong += [] if torch.equal(theirs.images, ours.images) else ["images"]
+        return f"samples differ in {', '.join(wrong)}" if wrong else ""
+
+    names = {RELEASED: "released", FILES: "files", PREPARED: OURS}
+    return Sides(
+        {names[way]: load(function) for way, function in ways.items()},
+        differ,
+        close=lambda: shutil.rmtree(scratch),
+    )
+
+
+def stream_of(sample: Any) -> Stream:
+    """Return the stream that a way reads from."""
+    found: Stream = sample.__self__
+    return found
+
+
+def adashare() -> Layout:
+    """Return the layout in which the released codes read."""
+    dataset: Dataset = load_registry().get("datasets", DATASETS["3 tasks"])
+    assert dataset.files is not None, "the dataset is of files"
+    return next(one for one in dataset.files.layouts if one.name == "adashare")
+
+
+def cases() -> list[Case]:
+    """Return the case of `python -m benchmarks.speed`; ours reads prepared shards, `files` are ours from PNGs."""
+    return [
+        Case(
+            name="loading",
+            size=f"{name}, crop {CROP}",
+            prepare=partial(turns, name, 8, 8),
+            needs=1e9,
+            targets={"released": 10.0},
+        )
+        for name in DATASETS
+    ]
 
 
 def file_sizes(root: Path) -> str:
@@ -197,9 +274,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = asked.root or Path(scratch, "nyuv2")
         if asked.root is None:
-            dataset: Dataset = load_registry().get("datasets", DATASETS["3 tasks"])
-            assert dataset.files is not None, "the dataset is of files"
-            generated(root, next(one for one in dataset.files.layouts if one.name == "adashare"), asked.photos)
+            generated(root, adashare(), asked.photos)
         print(f"Mean sizes of files: {file_sizes(root)}.\n")
         print("| tasks | from | samples/s | ms | ratio |\n|---|---|---:|---:|---:|")
         for name in DATASETS:

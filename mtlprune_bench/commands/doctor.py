@@ -20,17 +20,18 @@ COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 @click.command()
 @click.option("--no-run", is_flag=True, help="Make no run of two steps.")
+@click.option("--determinism", is_flag=True, help="Make a short run twice, and once interrupted, and compare.")
 @click.option("--json", "as_json", is_flag=True, help="Print what is found as JSON.")
 @store_option
 @plugin_options
 @click.pass_context
-def command(ctx: click.Context, no_run: bool, as_json: bool, store: Path) -> int:
+def command(ctx: click.Context, no_run: bool, determinism: bool, as_json: bool, store: Path) -> int:
     """Say whether this machine is ready, and what to do where it is not.
 
     Looks at versions, processors, GPUs, plugins, the files of datasets, and disk, and makes a run of two steps in
     a folder that is removed again. The exit code is 1 where there is a problem; a warning leaves it 0.
     """
-    found = list(_findings(ctx, store, not no_run))
+    found = list(_findings(ctx, store, not no_run, determinism))
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(each) for each in found], indent=2))
     else:
@@ -38,12 +39,13 @@ def command(ctx: click.Context, no_run: bool, as_json: bool, store: Path) -> int
     return int(any(each.verdict == "problem" for each in found))
 
 
-def _findings(ctx: click.Context, store: Path, run: bool) -> Iterator[Finding]:
+def _findings(ctx: click.Context, store: Path, run: bool, repeat: bool) -> Iterator[Finding]:
     """Yield all that is found; without plugins that load, what does not need them."""
     import tempfile
 
     from mtlprune_bench.errors import MtlbenchError
     from mtlprune_bench.runs import doctor
+    from mtlprune_bench.testing.determinism import determinism
     from mtlprune_bench.testing.smoke import smoke
 
     try:
@@ -56,6 +58,9 @@ def _findings(ctx: click.Context, store: Path, run: bool) -> Iterator[Finding]:
     if run:
         with tempfile.TemporaryDirectory() as folder:
             yield smoke(registry, Path(folder))
+    if repeat:
+        with tempfile.TemporaryDirectory() as folder:
+            yield from determinism(registry, Path(folder))
 
 
 def _print(found: list[Finding]) -> None:

@@ -125,7 +125,7 @@ def _begin(folder: Path, wanted: Manifest) -> Manifest:
             f"{folder} was prepared from other images than those that layout '{wanted.layout}' lists now. Remove "
             "the folder, or choose another, and prepare the images again."
         )
-    for left in folder.glob(".*.npy.*.part"):  # by a process that was killed
+    for left in folder.glob(".*.part"):  # by a process that was killed
         left.unlink()
     if manifest is None:
         if folder.is_file() or any(not path.name.startswith(".") for path in folder.glob("*")):

@@ -164,7 +164,7 @@ def _load(registry: Registry, name: str, origin: str, load: Any) -> None:
             return
         if (other := registry.manager.get_plugin(name)) is not None:
             where = getattr(other, "__file__", "another place")
-            raise PluginError(f"Two plugins are called '{name}': {where} and {origin}. Name one of them, or rename it.")
+            raise PluginError(f"Two plugins are called '{name}': {where} and {origin}. Rename one of them.")
         registry.manager.register(module, name)
         for hook, implementation in _hooks_of(module):
             if hook.startswith(REGISTER):

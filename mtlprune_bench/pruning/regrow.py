@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtlprune_bench.pruning.allocation import Group
 from mtlprune_bench.pruning.arbiters import OR
-from mtlprune_bench.pruning.masks import Masks, keep_top, kept_count
+from mtlprune_bench.pruning.masks import Masks, count, keep_top, kept_count
 from mtlprune_bench.pruning.method import PER_TASK, Method
 from mtlprune_bench.pruning.prune import check_sparsity, scores_of, settle
 from mtlprune_bench.pruning.schedules import Update
@@ -92,4 +92,4 @@ def _voted(method: Method, scores: Scores, group: Group, number: int, vacant: Ma
 
 def _count(masks: Masks, names: Mapping[str, object] | tuple[str, ...]) -> int:
     """Return how many weights the masks of `names` keep."""
-    return sum(int(masks[name].sum()) for name in names)
+    return count(*(masks[name] for name in names))

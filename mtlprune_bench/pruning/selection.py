@@ -9,6 +9,7 @@ what lies between is ranked.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mtlprune_bench.pruning.arbiters import OrderStatistic
-from mtlprune_bench.pruning.masks import Masks, keep_top
+from mtlprune_bench.pruning.masks import Masks, count, holds, keep_top, kth_largest, places
 from mtlprune_bench.pruning.ranks import ranks
 from mtlprune_bench.tensors import NamedTensors
 
@@ -92,14 +93,14 @@ class Window:
     ceiling: float
     ranks: dict[str, tuple[Tensor, Tensor]]
 
-    def ranks_at(self, name: str, score: Tensor, places: Tensor) -> Tensor:
-        """Return the ranks [n] at `places` [n] of the flat `score`; ABOVE or BELOW beyond the window."""
+    def ranks_at(self, name: str, score: Tensor, at: Tensor) -> Tensor:
+        """Return the ranks [n] at places `at` [n] of the flat `score`; ABOVE or BELOW beyond the window."""
         own, known = self.ranks[name]
-        values = score[places]
-        found = torch.full_like(values, BELOW, dtype=torch.float64)
-        found[values > self.high] = ABOVE
-        inside = (values >= self.low) & (values <= self.high)
-        found[inside] = known[torch.searchsorted(own, places[inside])]
+        values = score[at]
+        higher = values > self.high
+        found = torch.where(higher, ABOVE, BELOW).double()
+        inside = places((values >= self.low) ^ higher)
+        found[inside] = known[torch.searchsorted(own, at[inside])]
         return found
 
 
@@ -133,58 +134,58 @@ def by_windows(
     votes: dict[str, Votes] = {}
     windows = [_window(own, low, high, votes) for own, (low, high) in zip(flat, limits, strict=True)]
     floor, ceiling = max(one.floor for one in windows), min(one.ceiling for one in windows)
-    stay, places, merged = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()
+    stay, open_at, merged = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()
     for name in names:
         quorum = merge.quorum(votes[name].users)
-        stay[name], maybe = votes[name].above >= quorum, votes[name].within >= quorum
+        stay[name], maybe = (holds(operator.ge, part, quorum) for part in (votes[name].above, votes[name].within))
         if among:
             stay[name] &= among[name].flatten()
             maybe &= among[name].flatten()
-        places[name] = torch.nonzero(maybe ^ stay[name]).flatten()
+        open_at[name] = places(maybe ^ stay[name])
         opinions = [
-            window.ranks_at(name, own[name], places[name])
+            window.ranks_at(name, own[name], open_at[name])
             for window, own in zip(windows, flat, strict=True)
             if name in own
         ]
         merged[name] = decided(
             [rank.masked_fill(rank > ceiling, ABOVE).masked_fill(rank <= floor, BELOW) for rank in opinions], merge
         )
-    missing = kept - sum(int(mask.sum()) for mask in stay.values())
+    missing = kept - count(*stay.values())
     ranked = torch.cat(list(merged.values()))
-    if not int((ranked == ABOVE).sum()) <= missing <= int((ranked > BELOW).sum()):
+    if not count(ranked == ABOVE) <= missing <= count(ranked > BELOW):
         return None
     for name, chosen in keep_top(merged, missing).items():
-        stay[name][places[name][chosen]] = True
+        stay[name][open_at[name][chosen]] = True
     shapes = {name: score.shape for own in scores for name, score in own.items()}
     return {name: stay[name].view(shapes[name]) for name in names}
 
 
 def _window(own: NamedTensors, low: float, high: float, votes: dict[str, Votes]) -> Window:
     """Return the window of a voter from the flat scores of its `own` weights, and add up its `votes`."""
-    places, values, above = {}, [], 0
+    inside, values, above = {}, [], 0
     for name, score in own.items():
-        higher, within = score > high, score >= low
+        higher, within = holds(operator.gt, score, high), holds(operator.ge, score, low)
+        above += count(higher)
+        inside[name] = places(within ^ higher)
+        values.append(score[inside[name]])
         if name not in votes:
-            votes[name] = Votes(higher.to(torch.uint8), within.to(torch.uint8))
+            votes[name] = Votes(higher.view(torch.uint8), within.view(torch.uint8))
         else:
-            votes[name].above += higher
-            votes[name].within += within
+            votes[name].above += higher.view(torch.uint8)
+            votes[name].within += within.view(torch.uint8)
         votes[name].users += 1
-        above += int(higher.sum())
-        places[name] = torch.nonzero(within ^ higher).flatten()
-        values.append(score[places[name]])
-    count = sum(score.numel() for score in own.values())
+    total = sum(score.numel() for score in own.values())
     order = torch.sort(torch.cat(values), descending=True, stable=True).indices
     ranked = torch.empty(len(order), dtype=torch.float64, device=order.device)
-    best = torch.arange(count - above, count - above - len(order), -1, dtype=torch.float64, device=order.device)
-    ranked[order] = best / count
-    parts = torch.split(ranked, [len(own_places) for own_places in places.values()])
+    best = torch.arange(total - above, total - above - len(order), -1, dtype=torch.float64, device=order.device)
+    ranked[order] = best / total
+    parts = torch.split(ranked, [len(at) for at in inside.values()])
     return Window(
         low,
         high,
-        floor=(count - above - len(order)) / count,
-        ceiling=(count - above) / count,
-        ranks={name: (places[name], part) for name, part in zip(places, parts, strict=True)},
+        floor=(total - above - len(order)) / total,
+        ceiling=(total - above) / total,
+        ranks={name: (inside[name], part) for name, part in zip(inside, parts, strict=True)},
     )
 
 
@@ -210,7 +211,7 @@ def _limits(
     place = round(kept * len(merged) / _size(scores))
     if not 0 < place <= len(merged):
         return None
-    middle = float(torch.sort(merged, descending=True).values[place - 1])
+    middle = kth_largest(merged, place)
     if middle == -math.inf:
         return None
     return [_span(torch.cat(list(own.values())), middle, width) for own in few]
@@ -218,11 +219,10 @@ def _limits(
 
 def _span(sample: Tensor, middle: float, width: float) -> tuple[float, float]:
     """Return the scores of a voter's `sample` [m] that have about the ranks `middle` - and + `width`."""
-    values = torch.sort(sample, descending=True).values
-    count = len(values)
-    first, last = math.floor(count * (1 - middle - width)), math.ceil(count * (1 - middle + width))
-    low = float(values[last]) if last < count else -math.inf
-    return low, float(values[first]) if first >= 0 else math.inf
+    size = len(sample)
+    first, last = math.floor(size * (1 - middle - width)), math.ceil(size * (1 - middle + width))
+    low = kth_largest(sample, last + 1) if last < size else -math.inf
+    return low, kth_largest(sample, first + 1) if first >= 0 else math.inf
 
 
 def _size(scores: Sequence[NamedTensors]) -> int:

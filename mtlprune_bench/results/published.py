@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
+from mtlprune_bench.errors import DataError
 from mtlprune_bench.results.comparisons import DIFFERENCE, Cell, Column, Comparison, Line, is_metric, order
 from mtlprune_bench.results.deltas import ADAPMTL
 from mtlprune_bench.results.views import Filter
@@ -62,16 +63,30 @@ class Printed:
 
 @cache
 def printed() -> tuple[Printed, ...]:
-    """Return all rows of the papers' tables, paper by paper."""
-    found = []
+    """Return all rows of the papers' tables, paper by paper. Raises DataError where a table is damaged."""
     folder = files("mtlprune_bench.results") / "papers"
-    for path in sorted(folder.iterdir(), key=lambda path: path.name):
-        for row in csv.DictReader(path.read_text().splitlines()):
-            facts = {name: row.pop(name) for name in FACTS}
-            sparsity, doubt = float(row.pop(SPARSITY_PERCENT)) / 100, row.pop(DOUBT)
-            texts = {heading: text for heading, text in row.items() if text}
-            found.append(Printed(**facts, sparsity=sparsity, texts=texts, doubt=doubt))
-    return tuple(found)
+    paths = sorted(folder.iterdir(), key=lambda path: path.name)
+    return tuple(row for path in paths for row in parse(path.name, path.read_bytes()))
+
+
+def parse(name: str, data: bytes) -> list[Printed]:
+    """Return the rows in the bytes of a table called `name`. Raises DataError where it is damaged."""
+    try:
+        return [_parsed(row) for row in csv.DictReader(data.decode().splitlines(), strict=True)]
+    except (csv.Error, KeyError, ValueError) as error:
+        raise DataError(f"The published table {name} is damaged: {error}. Install the package again.") from error
+
+
+def _parsed(row: dict[str, str]) -> Printed:
+    """Return one row of a table. Raises KeyError or ValueError where it is damaged."""
+    if None in row or None in row.values():
+        raise ValueError("a row has more or fewer cells than the heading")
+    facts = {name: row.pop(name) for name in FACTS}
+    sparsity, doubt = float(row.pop(SPARSITY_PERCENT)) / 100, row.pop(DOUBT)
+    texts = {heading: text for heading, text in row.items() if text}
+    if not 0 <= sparsity < 1 or not all(math.isfinite(float(text)) for text in texts.values()):
+        raise ValueError("a number is none that can be")
+    return Printed(**facts, sparsity=sparsity, texts=texts, doubt=doubt)
 
 
 def why_not(setting: Mapping[str, str | bool]) -> str:

@@ -104,7 +104,7 @@ def _shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
     except MtlbenchError:
         raise
     except Exception as error:  # whatever the plugin of the model raises
-        problem = f"{type(error).__name__}: {error}".rstrip(".")
+        problem = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")  # torch's go on for pages
         raise UsageError(f"Model '{name}' cannot be built with these settings: {problem}. {advice}") from error
     for layer, weight in weights.items():
         if not weight.numel():

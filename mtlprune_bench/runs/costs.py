@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from mtlprune_bench.errors import StoreError
 from mtlprune_bench.pruning.learned import FROM_TRAINED, LearnedMethod
 from mtlprune_bench.pruning.method import JOINT, Method, Scorer
 from mtlprune_bench.pruning.regrow import scores_growth
@@ -126,9 +127,22 @@ def keep_cost(folder: Path, part: str, cost: Cost) -> None:
 
 
 def kept_cost(folder: Path) -> Cost:
-    """Return what the work in a folder, and in the folders of its rounds, has cost."""
+    """Return what the work in a folder, and in the folders of its rounds, has cost. Raises StoreError."""
     files = [folder / COST, *sorted(folder.glob(f"*/{COST}"))]
-    return sum((Cost(**kept) for file in files for kept in (read_json(file) or {}).values()), Cost())
+    return sum((cost for file in files for cost in _read(file)), Cost())
+
+
+def _read(file: Path) -> list[Cost]:
+    """Return the costs that a file holds. Raises StoreError where it holds something else."""
+    kept = read_json(file) or {}
+    try:
+        costs = [Cost(**part) for part in kept.values()]
+        sum(costs, Cost())
+    except (AttributeError, TypeError) as error:
+        raise StoreError(
+            f"{file} does not hold costs: {error}. Move it away; what it held then counts as none."
+        ) from error
+    return costs
 
 
 LINUX = platform.system() == "Linux"

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from mtlprune_bench.errors import UsageError
+from mtlprune_bench.errors import StoreError, UsageError
 from mtlprune_bench.files import discard, write_atomic
 from mtlprune_bench.pruning.masks import Masks, pack, unpack
 
+T = TypeVar("T")
 HEADER = "mtlprune-bench"
 WEIGHTS = "weights.safetensors"
 MASKS = "masks.safetensors"
@@ -44,24 +45,35 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 
     A damaged file is moved aside, with a warning, and counts as missing: its maker makes it again.
     """
+    return _load(path, lambda tensors, facts: (tensors, facts))
+
+
+def _load(path: Path, make: Callable[[dict[str, Tensor], dict[str, Any]], T]) -> T | None:
+    """Return what `make` makes of the tensors and facts of `path`, or None, as `load_tensors` does.
+
+    Raises StoreError where the file cannot be opened or read now, which does not mean that it is damaged.
+    """
     if not path.exists():
         return None
     try:
-        return _read(path)
-    except UNREADABLE as error:
+        return make(*_read(path))
+    except DAMAGED as error:
         discard(path, error)
         return None
+    except OSError as error:
+        raise StoreError(f"Cannot read {path}: {error.strerror or error}. Try again when it can be.") from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file that a user named, which is left where it is. Raises UsageError."""
     try:
         return _read(path)[0]
-    except UNREADABLE as error:
+    except Exception as error:  # what somebody has made up may be wrong in any way
         raise UsageError(f"{path} cannot be read as the weights of a run: {error}.") from error
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    path.open("rb").close()  # safetensors says of any file that cannot be opened that there is none
     with safetensors.safe_open(path, framework="pt") as file:
         digest, facts = json.loads((file.metadata() or {})[HEADER])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -71,16 +83,15 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def verify_tensors(path: Path) -> None:
-    """Raise ValueError where the file `path` is not as it was written, FileNotFoundError where there is none."""
+    """Raise ValueError where the file `path` is not as it was written, OSError where it cannot be read."""
     try:
         _read(path)
-    except FileNotFoundError:
-        raise
-    except UNREADABLE as error:
+    except DAMAGED as error:
         raise ValueError(str(error)) from error
 
 
-UNREADABLE = (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError)
+DAMAGED = (safetensors.SafetensorError, ValueError, TypeError, KeyError, AttributeError, IndexError)
+"""What reading a file raises that is not as it was written."""
 
 
 def save_masks(path: Path, masks: Masks) -> None:
@@ -91,15 +102,14 @@ def save_masks(path: Path, masks: Masks) -> None:
 
 def load_masks(path: Path) -> dict[str, Tensor] | None:
     """Return the masks of `path`, or None where there is no such file, as `load_tensors` does."""
-    loaded = load_tensors(path)
-    return None if loaded is None else _unpacked(*loaded)
+    return _load(path, _unpacked)
 
 
 def read_masks(path: Path) -> dict[str, Tensor]:
     """Return the masks of a file that a user named, which is left where it is. Raises UsageError."""
     try:
         return _unpacked(*_read(path))
-    except UNREADABLE as error:
+    except Exception as error:  # what somebody has made up may be wrong in any way
         raise UsageError(f"{path} cannot be read as masks: {error}.") from error
 
 
@@ -117,12 +127,13 @@ def save_scores(path: Path, scores: Mapping[str, Mapping[str, Tensor]]) -> None:
 
 def load_scores(path: Path) -> dict[str, dict[str, Tensor]] | None:
     """Return the scores of `path`, or None where there is no such file, as `load_tensors` does."""
-    loaded = load_tensors(path)
-    if loaded is None:
-        return None
-    scores: dict[str, dict[str, Tensor]] = {voter: {} for voter in loaded[1]["voters"]}
+    return _load(path, _by_voter)
+
+
+def _by_voter(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    scores: dict[str, dict[str, Tensor]] = {voter: {} for voter in facts["voters"]}
     voters = list(scores.values())
-    for key, score in loaded[0].items():
+    for key, score in tensors.items():
         number, _, name = key.partition(".")
         voters[int(number)][name] = score
     return scores
