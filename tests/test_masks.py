@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import pruning as reference
 
+from mtlprune_bench.pruning import masks
 from mtlprune_bench.pruning.masks import keep_top, kept_count, pack, sparsity, unpack
 from mtlprune_bench.pruning.ranks import ranks
 
@@ -62,3 +63,25 @@ def test_bits_give_the_mask_back(bits):
     mask = torch.tensor(bits)
     assert len(pack(mask)) == (len(bits) + 7) // 8
     assert torch.equal(unpack(pack(mask), mask.shape), mask)
+
+
+@pytest.mark.parametrize("equal", [0.0, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_k_th_largest_of_many_is_exact_whatever_is_equal(equal, dtype):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(5 * masks.DRAWN, generator=generator, dtype=torch.float64).to(dtype)
+    values[torch.rand(len(values), generator=generator) < equal] = -torch.inf
+    ordered = values.sort(descending=True).values
+    for k in (1, 2, 700, len(values) // 20, len(values) // 2, len(values) - 1, len(values)):
+        assert masks.kth_largest(values, k) == ordered[k - 1]
+        kept = masks.keep_top({"weight": values}, k)["weight"]
+        assert kept.sum() == k
+        assert values[kept].min() == ordered[k - 1]
+        ties = masks.places(values == ordered[k - 1])
+        assert torch.equal(kept[ties], torch.arange(len(ties)) < kept[ties].sum())
+
+
+def test_where_a_sample_misses_all_values_are_sorted(monkeypatch):
+    values = torch.rand(5 * masks.DRAWN, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(masks, "MARGIN", 0)
+    assert masks.kth_largest(values, 1000) == values.sort(descending=True).values[999]
