@@ -232,6 +232,12 @@ def test_a_network_that_torch_cannot_write_as_onnx_is_said_to_be_one(subject, tm
 # Packing
 
 
+def test_packing_keeps_what_a_half_that_is_no_number_says():
+    values = torch.tensor([0x7C01, 0x3C00], dtype=torch.int16)
+    packed = pack_weights({"a": values.view(torch.float16)}, {"a": torch.tensor([True, True])})
+    assert torch.equal(unpack_weights(packed)["a"].view(torch.int16), values)
+
+
 @hypothesis.settings(deadline=None)
 @hypothesis.given(
     data=st.data(),

@@ -17,6 +17,15 @@ mask is true, in row-major order; `dense` is a tensor without a mask, as it is.
 """
 
 
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Types that are copied as they are; a copy of half-precision numbers may change bits of what is no number."""
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """Return the same memory as integers."""
+    return tensor.view(INTEGERS[tensor.element_size()])
+
+
 def pack_weights(tensors: NamedTensors, masks: Masks) -> dict[str, Tensor]:
     """Return the named `tensors` packed, by the `masks` of some of them; what is removed has to be zero."""
     packed = {}
@@ -26,7 +35,7 @@ def pack_weights(tensors: NamedTensors, masks: Masks) -> dict[str, Tensor]:
             continue
         packed[SHAPE + name] = torch.tensor(tensor.shape, dtype=torch.int64)
         packed[MASK + name] = pack(masks[name])
-        packed[KEPT + name] = tensor[masks[name].to(tensor.device)]
+        packed[KEPT + name] = _bits(tensor)[masks[name].to(tensor.device)].view(tensor.dtype)
     return packed
 
 
@@ -44,7 +53,7 @@ def unpack_weights(packed: NamedTensors) -> dict[str, Tensor]:
             elif f"{kind}." == SHAPE:
                 mask = unpack(packed[MASK + name], tensor.tolist())
                 tensors[name] = torch.zeros(mask.shape, dtype=packed[KEPT + name].dtype)
-                tensors[name][mask] = packed[KEPT + name]
+                _bits(tensors[name])[mask] = _bits(packed[KEPT + name])
     except (KeyError, ValueError, RuntimeError, IndexError) as error:
         raise UsageError(f"'{key}' is not a packed weight: {error}. Only mtlbench export makes them.") from error
     return tensors
