@@ -6,7 +6,8 @@ import pytest
 import torch
 from toys import Toy, batches, objective, scoring
 
-from mtlprune_bench import UsageError, gradient, gradient_flow, magnitude, noise, saliency
+from mtlprune_bench import UsageError, Voter, gradient, gradient_flow, magnitude, noise, saliency, voter_gradients
+from mtlprune_bench.pruning.gradients import take_gradients
 from mtlprune_bench.tasks import Batch
 
 LOSS_WEIGHTS = {"a": 1.0, "b": 20.0}
@@ -163,3 +164,34 @@ def test_passes_are_counted():
     assert saliency(batches=50).passes(5) == (50, 250)
     assert saliency(batches=50, forward="per-voter").passes(5) == (250, 250)
     assert noise().passes(1) == magnitude().passes(1) == (0, 0)
+
+
+def test_gradients_are_handed_over_as_they_come_and_are_those_of_voter_gradients():
+    weight, other = (
+        torch.nn.Parameter(torch.randn(4, 4, generator=torch.Generator().manual_seed(n))) for n in (0, 1)
+    )
+    weights = {"twice": weight, "once": other}
+    voters = [Voter("a", {"a": 1.0}, ("twice", "once")), Voter("b", {"b": 2.0}, ("twice",))]
+
+    def losses(batch):
+        hidden = torch.tanh(batch @ weight)
+        return {"a": (hidden @ weight @ other).square().sum(), "b": (hidden @ weight).abs().sum()}
+
+    batch = torch.ones(2, 4)
+    for shared in (True, False):
+        expected = {
+            (voter.name, name): gradient
+            for voter, gradients in voter_gradients(losses, batch, voters, weights, shared)
+            for name, gradient in zip(voter.weights, gradients, strict=True)
+        }
+        found = {}
+
+        def take(voter, name, gradient, found=found):
+            assert (voter.name, name) not in found
+            found[voter.name, name] = gradient
+
+        take_gradients(losses, batch, voters, weights, take, shared)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], expected[key]) for key in found)
+        assert weight.grad is None
+        assert not weight._backward_hooks

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mtlprune_bench import AND, MAJORITY, OR, AtLeast, Majority
 from mtlprune_bench.pruning import selection
-from mtlprune_bench.pruning.selection import WIDTHS, by_ranks, by_windows, select
+from mtlprune_bench.pruning.selection import by_ranks, by_windows, select, widths
 
 ARBITERS = (OR, AND, MAJORITY, Majority("prune"), AtLeast(2))
 SHAPES = {"trunk.0": (40, 30), "trunk.1": (70, 20, 3), "a.0": (50, 40), "pair.0": (900,), "b.0": (31, 7)}
@@ -107,7 +107,7 @@ def test_many_weights_are_selected_by_windows_and_few_or_other_arbiters_by_ranks
     monkeypatch.setattr(selection, "MANY", 1000)
     assert same(select(scores, names, 500, OR), few)
     assert used
-    assert used == list(WIDTHS[: len(used)])
+    assert used == list(widths(8517)[: len(used)])
     used.clear()
     assert same(select(scores, names, 500, mean), by_ranks(scores, names, 500, mean))
     assert not used

@@ -280,6 +280,7 @@ CALLS = {
     "exec": "always",
     "os.system": "always",
     "pickle.load": "always",
+    "pickle.loads": "always",
     "torch.load": "weights_only",
     "np.load": "allow_pickle",
     "numpy.load": "allow_pickle",
@@ -287,6 +288,8 @@ CALLS = {
     "yaml.unsafe_load": "always",
 }
 SAFE = {"weights_only": True, "allow_pickle": False}
+# What the processes of one run tell each other, in a folder that only their user can read.
+TRUSTED = {"training/launch.py": ["pickle.loads(file.read_bytes())", "pickle.loads(pickle.dumps(error))"]}
 
 
 def unsafe(tree):
@@ -305,10 +308,11 @@ def unsafe(tree):
 @pytest.mark.parametrize("folder", ["mtlprune_bench", "plugins"])
 def test_nothing_that_is_read_is_executed(folder):
     for path in sorted((ROOT / folder).rglob("*.py")):
-        assert list(unsafe(ast.parse(path.read_text()))) == [], path
+        trusted = TRUSTED.get(path.relative_to(ROOT / folder).as_posix(), [])
+        assert list(unsafe(ast.parse(path.read_text()))) == trusted, path
 
 
 def test_what_would_execute_something_is_recognised():
     words = "eval(x)\ntorch.load(p)\nnp.load(p, allow_pickle=True)\nsubprocess.run(x, shell=True)\nyaml.load(x)"
-    assert len(list(unsafe(ast.parse(words)))) == 5
+    assert len(list(unsafe(ast.parse(words + "\npickle.loads(x)")))) == 6
     assert list(unsafe(ast.parse("torch.load(p, weights_only=True)\nnp.load(p, allow_pickle=False)"))) == []

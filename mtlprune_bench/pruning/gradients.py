@@ -43,12 +43,53 @@ def voter_gradients(
     With `shared_forward` all voters share one forward pass (and its dropout); without, each makes its own,
     as the released DiSparse code does.
     """
+    for voter, loss, keep_graph in _voter_losses(losses, batch, voters, shared_forward):
+        chosen = [weights[name] for name in voter.weights]
+        yield voter, torch.autograd.grad(loss, chosen, retain_graph=keep_graph)
+
+
+def take_gradients(
+    losses: Losses,
+    batch: Batch,
+    voters: Sequence[Voter],
+    weights: Mapping[str, Tensor],
+    take: Callable[[Voter, str, Tensor], None],
+    shared_forward: bool = True,
+) -> None:
+    """Call `take(voter, name, gradient)` with what `voter_gradients` yields, each gradient once it is there.
+
+    So no more than a few are held at a time, which spares the memory of a copy of the weights.
+    """
+    for voter, loss, keep_graph in _voter_losses(losses, batch, voters, shared_forward):
+        hooks = [
+            weights[name].register_hook(_taking(take, voter, name))  # type: ignore[no-untyped-call]
+            for name in voter.weights
+        ]
+        try:
+            torch.autograd.grad(loss, [weights[name] for name in voter.weights], retain_graph=keep_graph)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _taking(take: Callable[[Voter, str, Tensor], None], voter: Voter, name: str) -> Callable[[Tensor], Tensor]:
+    """Return a hook that hands a gradient over and leaves zeros without memory in its place."""
+
+    def hook(gradient: Tensor) -> Tensor:
+        take(voter, name, gradient)
+        return gradient.new_zeros(()).expand_as(gradient)
+
+    return hook
+
+
+def _voter_losses(
+    losses: Losses, batch: Batch, voters: Sequence[Voter], shared_forward: bool
+) -> Iterator[tuple[Voter, Tensor, bool]]:
+    """Yield each voter with its loss, and whether another one needs the same forward pass after it."""
     shared = losses(batch) if shared_forward else None
     for index, voter in enumerate(voters):
-        chosen = [weights[name] for name in voter.weights]
-        loss = voter.loss(shared if shared is not None else losses(batch))
-        keep_graph = shared is not None and index < len(voters) - 1
-        yield voter, torch.autograd.grad(loss, chosen, retain_graph=keep_graph)
+        loss = voter.loss(losses(batch) if shared is None else shared)
+        yield voter, loss, shared is not None and index < len(voters) - 1
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from mtlprune_bench.pruning.allocation import Group
 from mtlprune_bench.pruning.arbiters import OR
 from mtlprune_bench.pruning.components import Components
 from mtlprune_bench.pruning.gradients import Voter
-from mtlprune_bench.pruning.masks import Masks, keep_top, kept_count, sparsity
+from mtlprune_bench.pruning.masks import Masks, count, keep_top, kept_count, sparsity
 from mtlprune_bench.pruning.method import JOINT, FixedRatio, Method, Scorer
 from mtlprune_bench.pruning.scorers import Scores, Scoring
 from mtlprune_bench.pruning.selection import decided, select
@@ -76,7 +76,7 @@ def _fitting(groups: Sequence[Group], current: Masks) -> list[Group]:
     """
     if not current:
         return list(groups)
-    left = [sum(int(current[name].sum()) for name in group.names) for group in groups]
+    left = [count(*(current[name] for name in group.names)) for group in groups]
     kept = [min(group.kept, most) for group, most in zip(groups, left, strict=True)]
     over = sum(group.kept for group in groups) - sum(kept)
     while over and kept != left:
@@ -148,9 +148,9 @@ def fixed_masks(
 def _own_mask(scores: NamedTensors, ratio: float, ties: str) -> dict[str, Tensor]:
     """Return the mask of the floor(ratio * n) highest of n scores; with `ties` "keep" of all equal ones too."""
     # A little more, as 1 - 0.9 is a little below 0.1, and of 100 weights one too few would be kept.
-    count = int(ratio * sum(score.numel() for score in scores.values()) + 1e-6)
-    masks = keep_top(scores, count)
-    if ties == "index" or count == 0:
+    kept = int(ratio * sum(score.numel() for score in scores.values()) + 1e-6)
+    masks = keep_top(scores, kept)
+    if ties == "index" or kept == 0:
         return masks
     lowest = min(float(score[masks[name]].min()) for name, score in scores.items() if masks[name].any())
     return {name: score >= lowest for name, score in scores.items()}
@@ -167,7 +167,7 @@ def _check_scores(method: Method, scores: Scores) -> None:
 
 def check_sparsity(method: Method, masks: Masks, kept: int, target: float) -> None:
     """Raise SparsityError where `masks` do not keep exactly `kept` weights, as sparsity `target` asks."""
-    reached = sum(int(mask.sum()) for mask in masks.values())
+    reached = count(*masks.values())
     if reached != kept:
         raise SparsityError(
             f"Method '{method.name}' was asked for sparsity {target} and reached {sparsity(masks):.6f}: "

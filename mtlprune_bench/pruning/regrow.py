@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -40,16 +41,18 @@ def regrow_masks(method: Method, scoring: Scoring, update: Update, current: Mask
     shapes = {name: tuple(weight.shape) for name, weight in scoring.weights.items()}
     total = sum(weight.numel() for weight in scoring.weights.values())
     groups = method.allocation.groups(shapes, kept_count(total, update.sparsity))
-    dropped = scores_of(method, method.drop, scoring, current)
+    scores = scores_of(method, method.drop, scoring)
     survivors: dict[str, Tensor] = {}
     for group in groups:
-        survivors |= _survivors(method, dropped, group, current, update.regrow)
+        survivors |= _survivors(method, scores, group, current, update.regrow)
+    del scores  # they take more memory than the network
     vacant = {name: ~mask for name, mask in survivors.items()}
     missing = {group: group.kept - _count(survivors, group.names) for group in groups}
     grown = {name: torch.zeros_like(mask) for name, mask in survivors.items()}
     if scores_growth(method, update):
-        wanted = scores_of(method, method.grow, scoring, vacant)
+        scores = scores_of(method, method.grow, scoring)
         for group, number in missing.items():
+            wanted = _among(scores, group, vacant)
             # At the last update the count has to be exact, whatever the arbiter makes of the votes.
             exact = update.regrow == 0
             new = settle(method, wanted, Group(group.names, number), vacant) if exact else None
@@ -74,7 +77,16 @@ def _survivors(method: Method, scores: Scores, group: Group, current: Masks, reg
     if group.kept == size:
         return {name: torch.ones_like(current[name]) for name in group.names}
     kept = group.kept - int(group.kept * regrow)
-    return settle(method, scores, Group(group.names, min(kept, _count(current, group.names))), current)
+    own = _among(scores, group, current)
+    return settle(method, own, Group(group.names, min(kept, _count(current, group.names))), current)
+
+
+def _among(scores: Scores, group: Group, candidates: Masks) -> Scores:
+    """Return the scores of a group's weights, those that are no candidates at minus infinity."""
+    return {
+        voter: {name: own[name].masked_fill(~candidates[name], -math.inf) for name in group.names if name in own}
+        for voter, own in scores.items()
+    }
 
 
 def _voted(method: Method, scores: Scores, group: Group, number: int, vacant: Masks) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mtlprune_bench.errors import UsageError
 from mtlprune_bench.processes import ALONE, Processes
-from mtlprune_bench.pruning.gradients import Losses, Voter, untouched, voter_gradients
+from mtlprune_bench.pruning.gradients import Losses, Voter, take_gradients, untouched
 from mtlprune_bench.seeds import derive
 from mtlprune_bench.tasks import Batch
 
@@ -134,11 +134,12 @@ class Saliency:
             torch.manual_seed(derive(scoring.seed, "dropout"))
             gradients = self._gradients(scoring)
             with torch.no_grad():
-                factors = {name: weight.abs() ** self.power for name, weight in scoring.weights.items()}
-                return {
-                    voter: {name: total.abs_().mul_(factors[name]) for name, total in totals.items()}
-                    for voter, totals in gradients.items()
-                }
+                for name, weight in scoring.weights.items():
+                    factor = weight.abs() ** self.power
+                    for totals in gradients.values():
+                        if name in totals:
+                            totals[name].abs_().mul_(factor)
+        return gradients
 
     def _gradients(self, scoring: Scoring) -> Scores:
         """Return the sum over batches of the gradients, or of their absolute values, by voter.
@@ -149,16 +150,17 @@ class Saliency:
             voter.name: {name: torch.zeros_like(scoring.weights[name]).detach() for name in voter.weights}
             for voter in scoring.voters
         }
+
+        def add(voter: Voter, name: str, gradient: Tensor) -> None:
+            # abs(w * g) summed over batches is abs(w) times the sum of abs(g): w is the same in all.
+            totals[voter.name][name].add_(gradient.abs() if self.merge == "absolute" else gradient)
+
         for number, batch in enumerate(self._batches(scoring)):
-            if not scoring.processes.takes(number):
+            if scoring.processes.takes(number):
+                shared = self.forward == "shared"
+                take_gradients(scoring.losses, batch, scoring.voters, scoring.weights, add, shared)
+            else:
                 self._pass_over(scoring, batch)
-                continue
-            for voter, gradients in voter_gradients(
-                scoring.losses, batch, scoring.voters, scoring.weights, self.forward == "shared"
-            ):
-                # abs(w * g) summed over batches is abs(w) times the sum of abs(g): w is the same in all.
-                for total, gradient in zip(totals[voter.name].values(), gradients, strict=True):
-                    total.add_(gradient.abs() if self.merge == "absolute" else gradient)
         scoring.processes.add_up([total for own in totals.values() for total in own.values()])
         return totals
 

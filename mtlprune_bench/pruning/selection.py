@@ -23,10 +23,6 @@ from mtlprune_bench.tensors import NamedTensors
 
 MANY = 1 << 16
 """From so many weights on, a sample pays."""
-SAMPLE = 1 << 17
-"""About so many weights are in it at most, and no more than an eighth of all."""
-WIDTHS = (0.004, 0.03)
-"""How far windows reach from the sample's merged rank to both sides; the second where the first missed."""
 ABOVE, BELOW = 2.0, 0.0
 """What stands for the ranks, which are in (0, 1], of weights beyond all windows."""
 
@@ -45,11 +41,25 @@ def select(
     """
     seen = [{name: own[name] for name in names if name in own} for own in scores]
     seen = [own for own in seen if own]
-    if isinstance(merge, OrderStatistic) and _size(seen) >= MANY:
-        for width in WIDTHS:
+    if isinstance(merge, OrderStatistic) and (size := _size(seen)) >= MANY:
+        for width in widths(size):
             if (masks := by_windows(seen, names, kept, merge, width, among)) is not None:
                 return masks
     return by_ranks(seen, names, kept, merge, among)
+
+
+def sampled(size: int) -> float:
+    """Return how many of `size` weights a sample has: as many as leave least to sort, first windows included."""
+    return math.pow(1.5 * size, 2 / 3)
+
+
+def widths(size: int) -> tuple[float, float]:
+    """Return how far windows reach from the sample's merged rank to both sides; the second where the first missed.
+
+    A rank in a sample of m is off by 0.5 / sqrt(m) at most, one time in three; the first is three times as wide.
+    """
+    error = 0.5 / math.sqrt(sampled(size))
+    return 3 * error, 24 * error
 
 
 def by_ranks(
@@ -199,7 +209,7 @@ def _limits(
 ) -> list[tuple[float, float]] | None:
     """Return the lowest and the highest score of each voter's window, None where the sample has too little."""
     shapes = {name: score for own in scores for name, score in own.items()}
-    fraction = min(SAMPLE / _size(scores), 1 / 8)
+    fraction = sampled(_size(scores)) / _size(scores)
     generator = torch.Generator().manual_seed(0)
     drawn = {
         name: torch.randint(score.numel(), (math.ceil(score.numel() * fraction),), generator=generator)

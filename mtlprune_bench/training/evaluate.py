@@ -14,6 +14,9 @@ from mtlprune_bench.store import LOSS
 from mtlprune_bench.tasks import Batch, Metric, Objective, State
 from mtlprune_bench.training.pixels import cells_of
 
+FEW = 4
+"""From so many pixels a cell of a prediction on, it pays to look at cells."""
+
 
 @dataclass(frozen=True)
 class Value:
@@ -77,11 +80,16 @@ def _update(
 ) -> None:
     """Add the `outputs` [B, C, h, w] for a batch to the states, whose keys begin with their task.
 
-    Where each pixel shows one cell of them, states that can are given the cells, and nothing is enlarged.
+    Where each pixel shows one of few cells, states that can are given the cells, and nothing is enlarged.
     """
     height, width = batch.images.shape[-2:]
     nearest = objective.protocol.resize == "nearest"
-    takers = {key for key, state in states.items() if nearest and "cells" in signature(state.update).parameters}
+    takers = {
+        (task, kind)
+        for (task, kind), state in states.items()
+        if nearest and "cells" in signature(state.update).parameters
+        if FEW * outputs[task][0, 0].numel() <= height * width
+    }
     small = {task: objective.tasks[task].finish(outputs[task]) for task, _ in takers}
     cells = {task: cells_of(outputs[task], (height, width)) for task in small}
     large = objective.predictions(outputs, (height, width)) if len(takers) < len(states) else {}

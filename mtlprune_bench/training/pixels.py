@@ -1,8 +1,6 @@
 """Pixels: what every pixel of an image reads off a prediction, whose cells may each stand for several pixels.
 
-Values are those of plain operations on whole images; these only take their memory better. They are so to the bit,
-but for logarithms at the last pixels of images whose number of pixels is no multiple of what a processor takes at
-once: there torch itself rounds differently, in the seventh digit.
+Values are those of plain operations on whole images, to the bit; these only take their memory better.
 """
 
 from __future__ import annotations
@@ -37,9 +35,26 @@ def spread(values: Tensor, cells: Tensor | None) -> Tensor:
     """Return what each pixel shows of `values` [..., h, w]: [..., H, W]; themselves where `cells` is None."""
     if cells is None:
         return values
-    # In two dimensions torch copies rows many times as fast as in three.
-    rows = values.reshape(-1, values.shape[-2] * values.shape[-1])
-    return rows.index_select(1, cells.flatten()).view(*values.shape[:-2], *cells.shape)
+    # Rows of pixels are copies of few: first the columns, then whole rows.
+    height, width = values.shape[-2:]
+    rows, columns = cells[:, 0] // width, cells[0] % width
+    wide = values.reshape(-1, width).index_select(1, columns)
+    first = torch.arange(0, len(wide), height, device=cells.device)
+    return wide.index_select(0, (first[:, None] + rows).flatten()).view(*values.shape[:-2], *cells.shape)
+
+
+def tally(classes: Tensor, mask: Tensor, shown: Tensor, count: int, size: int) -> Tensor:
+    """Return how many valid pixels of each of `count` classes show each of `size` things: int64 [B, count, size].
+
+    `classes` and what is `shown`, int64, and `mask`, bool, are [B, H, W]; what all show alike may be [H, W].
+    Classes and things are counted from 0, outside the mask too.
+    """
+    beyond = len(classes) * count * size
+    first = torch.arange(0, beyond, count * size, device=classes.device)
+    places = torch.add(shown + first[:, None, None], classes, alpha=size)
+    # What is not valid is counted too, beyond the others: to leave it out takes longer.
+    counts = torch.bincount(places.masked_fill_(~mask, beyond).flatten(), minlength=beyond + 1)
+    return counts[:-1].view(len(classes), count, size)
 
 
 def picked(values: Tensor, places: Tensor) -> Tensor:
@@ -75,15 +90,9 @@ def _first_highest(scores: Tensor) -> Tensor:
     return count - found.long() if bool(found.all()) else scores.argmax(1)
 
 
-def surprise(scores: Tensor, classes: Tensor, cells: Tensor | None = None) -> Tensor:
-    """Return the cross-entropy of each pixel, in nats [B, H, W], of `scores` [B, C, h, w] and int64 `classes`."""
-    flat, own = scores.flatten(2), classes.flatten(1)
-    if cells is None:
-        return in_strips(_surprise, flat, own).view_as(classes)
-    # Whole vectors of cells, as whole images mostly are: torch rounds what is left over differently.
-    logarithms = F.log_softmax(F.pad(flat, (0, -flat.shape[-1] % LANES)), 1)
-    places = own * logarithms.shape[-1] + cells.flatten()
-    return -logarithms.flatten(1).gather(1, places).view_as(classes)
+def surprise(scores: Tensor, classes: Tensor) -> Tensor:
+    """Return the cross-entropy of each pixel, in nats [B, H, W], of `scores` [B, C, H, W] and int64 `classes`."""
+    return in_strips(_surprise, scores.flatten(2), classes.flatten(1)).view_as(classes)
 
 
 def _surprise(scores: Tensor, classes: Tensor) -> Tensor:
