@@ -52,6 +52,18 @@ def test_the_environment_and_modules_name_plugins(plugin, monkeypatch, tmp_path)
     sys.modules.pop("a_plugin_module")
 
 
+def test_nothing_that_merely_lies_there_is_run(monkeypatch, tmp_path):
+    words = "from pathlib import Path; Path('was-run').touch()\n"
+    for name in ("plugins/mine.py", "mtlprune_mine.py", "plugin.py", "conftest.py", "scipy.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(words)
+    monkeypatch.chdir(tmp_path)
+    assert {entry.origin for entry in load_registry().entries.values()} == {BUILT_IN}
+    assert not (tmp_path / "was-run").exists()
+    load_registry(["plugin.py"])
+    assert (tmp_path / "was-run").exists()
+
+
 def test_entry_points_are_loaded_with_their_distribution(tmp_path, monkeypatch):
     (tmp_path / "installed_plugin.py").write_text(METHOD.format(name="installed"))
     info = tmp_path / "installed_plugin-1.2.dist-info"

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from tabulate import tabulate
 
-from benchmarks.speed.measure import OURS, Ceilings, Result
+from benchmarks.speed.measure import GIGABYTE, OURS, Ceilings, Result
 from mtlprune_bench.figures.style import COLOURS, MARKERS, STYLE, legend, panels, write
 from mtlprune_bench.files import write_text
 
@@ -65,6 +66,7 @@ def machine(device: torch.device, ceilings: Ceilings) -> dict[str, Any]:
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
+        "memory": psutil.virtual_memory().total,
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -85,7 +87,9 @@ def processor() -> str:
 def words(facts: Mapping[str, Any], clock: str) -> str:
     """Return the machine, and how it was measured, in sentences."""
     top = facts["ceilings"]
-    where = f"{facts['processor']}, {facts['threads']} threads" if facts["device"] == "cpu" else facts["device"]
+    memory = facts["memory"] / GIGABYTE
+    own = f"{facts['processor']}, {facts['cores']} cores, {memory:.0f} GB, {facts['threads']} threads"
+    where = own if facts["device"] == "cpu" else f"{facts['device']} beside {own}"
     load = f"; the load was {facts['load']:.1f} at the start" if facts["load"] is not None else ""
     return (
         f"Medians of {clock} on {where}{load}. Python {facts['python']}, torch {facts['torch']}. Matrix products "
@@ -118,11 +122,18 @@ def described(result: Result) -> dict[str, Any]:
 def draw(grown: Sequence[tuple[str, str, Sequence[float], Sequence[Result]]], path: Path) -> None:
     """Draw each series (title, what grows, its sizes, what was measured): each side's cost over size."""
     import matplotlib
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     with matplotlib.rc_context(STYLE):
         figure, axes = panels(len(grown), "Costs as sizes grow: medians.", False)
         for axis, (title, what, places, found) in zip(axes, grown, strict=True):
-            axis.set(title=title, xlabel=what, ylabel=found[0].unit, xscale="log", yscale="log")
+            unit = found[0].unit
+            axis.set(title=title, xlabel=what, ylabel="" if unit == "s" else unit, xscale="log", yscale="log")
+            axis.set_xticks(places, [EngFormatter()(float(f"{place:.3g}")) for place in places])
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(EngFormatter(unit if unit == "s" else ""))
+            for side in (axis.xaxis, axis.yaxis):
+                side.set_minor_locator(NullLocator())
             sound = [(place, one) for place, one in zip(places, found, strict=True) if not one.problem]
             sides = list(dict.fromkeys(side for _, one in sound for side in one.values))
             for side in sides:

@@ -87,7 +87,7 @@ def kth_largest(values: Tensor, k: int) -> float:
     # On a CPU, kthvalue and NumPy's partition take minutes, or seconds, for some orders of millions, or many equal
     # ones. Sorting never does, of all values, or of those between two that a sample finds around the place.
     array = as_array(values)
-    if len(array) > 4 * DRAWN:
+    if len(array) > 2 * DRAWN:
         drawn = np.sort(array[np.random.default_rng(0).integers(len(array), size=DRAWN)])
         middle = place * DRAWN // len(array)
         low, high = drawn[max(middle - MARGIN, 0)], drawn[min(middle + MARGIN, DRAWN - 1)]
