@@ -25,7 +25,7 @@ audit: $(BIN)/python
 oldest: $(BIN)/python
 	$(BIN)/uv venv --quiet --seed --python $(BIN)/python $(VENV)/oldest
 	$(BIN)/uv pip install --quiet --python $(VENV)/oldest --resolution lowest-direct --editable '.[dev]'
-	$(VENV)/oldest/bin/python -m pytest --numprocesses 2
+	$(VENV)/oldest/bin/python -m pytest --numprocesses 2 -m 'not slow and not faults and not fuzz'
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -96,6 +96,8 @@ NOT_RUN = {
 
 ELSEWHERE = {
     r"^make (demo|test|lint)$": ".ci/run runs test and lint, which include what demo does",
+    r"^make audit$": ".ci/run runs it where PyPI, which it asks, answers",
+    r"^make oldest$": "all tests once more, in a quarter of an hour",
     r"^pip install ": ".ci/run installs by make; test_plugin_command.py and test_examples.py install packages",
     r"^python -m pytest": "this is it; test_mine.py is run by tests/test_contract.py",
     r"^python -m benchmarks\.": "minutes of measuring; tests/test_speed.py has parts",

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.speed import growth, loading, pruning, training
-from benchmarks.speed.measure import Asked, Case, Ceilings, Result, ceilings_of, measure
+from benchmarks.speed.measure import Asked, Case, Ceilings, Result, ceilings_of, measure_alone
 from benchmarks.speed.summary import draw, machine, save, table, words, write_readme
 from mtlprune_bench.files import write_text
 
@@ -44,7 +44,7 @@ def run(chosen: Sequence[Case], device: torch.device, asked: Asked, ceilings: Ce
         if case.cuda and device.type != "cuda":
             continue
         print(f"{case.name}: {case.size}", file=sys.stderr, flush=True)
-        results.append(measure(case, device, asked, ceilings))
+        results.append(measure_alone(case, device, asked, ceilings))
     return results
 
 

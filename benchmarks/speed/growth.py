@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from benchmarks.speed.measure import Asked, Case, Ceilings, Result, measure
+from benchmarks.speed.measure import Asked, Case, Ceilings, Result, measure_alone
 from benchmarks.speed.pruning import masks, scoring
 from benchmarks.speed.training import SIZE, measuring
 from benchmarks.speed.workloads import SMALL, Workload
@@ -76,4 +76,4 @@ def series() -> list[Series]:
 
 def grow(one: Series, device: torch.device, asked: Asked, ceilings: Ceilings) -> list[Result]:
     """Return what was measured at each size of a series."""
-    return [measure(one.case(place), device, asked, ceilings) for place in one.places]
+    return [measure_alone(one.case(place), device, asked, ceilings) for place in one.places]

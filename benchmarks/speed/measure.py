@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -25,6 +25,8 @@ from mtlprune_bench.runs.costs import peak_memory, reset_peak_memory
 
 OURS = "ours"
 GIGABYTE = 1e9
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,19 @@ class Ceilings:
     moved: float
 
 
+def measure_alone(case: Case, device: torch.device, asked: Asked, ceilings: Ceilings) -> Result:
+    """Return what `measure` does in a new process, which has not the memory that other cases left behind."""
+    return alone(measure, case, device, asked, ceilings)
+
+
+def alone(work: Callable[..., T], *given: Any) -> T:
+    """Return what `work` does in a new process, with as many threads as here."""
+    context = multiprocessing.get_context("spawn")
+    threads = (torch.get_num_threads(),)
+    with ProcessPoolExecutor(1, context, torch.set_num_threads, threads) as pool:
+        return pool.submit(work, *given).result()
+
+
 def measure(case: Case, device: torch.device, asked: Asked, ceilings: Ceilings) -> Result:
     """Return the result of a case: where sides disagree, or memory is too small, the problem."""
     result = Result(case.name, case.size, case.unit, case.targets, case.limit, device.type)
@@ -182,10 +197,7 @@ def seconds_of(
 
 def peak_of(case: Case, side: str, device: torch.device) -> float:
     """Return the most memory in MB that a side of `case` takes over that at its start, in a new process."""
-    if device.type == "cuda":
-        return peak_here(case, side, device)
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(peak_here, case, side, device).result()
+    return peak_here(case, side, device) if device.type == "cuda" else alone(peak_here, case, side, device)
 
 
 def peak_here(case: Case, side: str, device: torch.device) -> float:
