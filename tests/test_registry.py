@@ -64,6 +64,15 @@ def test_nothing_that_merely_lies_there_is_run(monkeypatch, tmp_path):
     assert (tmp_path / "was-run").exists()
 
 
+def test_a_metric_that_is_none_is_named(plugin):
+    words = "register(__import__('types').SimpleNamespace(name='m', task='t', low=0, high=1))"
+    path = plugin(
+        f"from mtlprune_bench import hookimpl\n\n@hookimpl\ndef register_metrics(register):\n    {words}\n"
+    )
+    with pytest.raises(PluginError, match="the metric 'm' without unit, higher_is_better"):
+        load_registry([path])
+
+
 def test_entry_points_are_loaded_with_their_distribution(tmp_path, monkeypatch):
     (tmp_path / "installed_plugin.py").write_text(METHOD.format(name="installed"))
     info = tmp_path / "installed_plugin-1.2.dist-info"

@@ -27,6 +27,9 @@ BUILT_IN = "built in"
 REGISTER = "register_"
 KINDS = tuple(name.removeprefix(REGISTER) for name in vars(hookspecs) if name.startswith(REGISTER))
 
+METRIC = ("task", "unit", "higher_is_better", "low", "high")
+"""What a metric has to have to be listed."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -97,10 +100,16 @@ class Registry:
         ]
 
     def add(self, kind: str, value: Any, plugin: str, origin: str, module: Any) -> None:
-        """Add `value`. Raises PluginError where it has no name, or another plugin has taken it."""
+        """Add `value`. Raises PluginError where it lacks what lists show, or another plugin has taken its name."""
         name = getattr(value, "name", None)
         if not isinstance(name, str) or not name:
             raise PluginError(f"Plugin '{plugin}' ({origin}) registered one of its {kind} without a name.")
+        lacking = [fact for fact in METRIC if not hasattr(value, fact)] if kind == "metrics" else []
+        if lacking:
+            raise PluginError(
+                f"Plugin '{plugin}' ({origin}) registered the metric '{name}' without {', '.join(lacking)}. "
+                "A metric is a mtlprune_bench.Metric."
+            )
         key = f"{value.task}.{name}" if kind == "metrics" else name
         taken = self.entries.get((kind, key))
         if taken is not None:

@@ -17,6 +17,9 @@ from mtlprune_bench.testing import TINY, load_registry, register_tiny
 DEAR = {"doctor", "trial", "measure", "export", "synth", "check", "plugin", "completion"}
 """Commands that take seconds, or write where they are told; their own tests give them odd arguments."""
 
+WORDS = st.text(max_size=10).map(lambda word: word.replace("\0", ""))
+"""Any words that a system can pass to a program."""
+
 VALUES = [
     "runs",
     "suite.toml",
@@ -105,12 +108,12 @@ def lines():
             st.tuples(choice, st.sampled_from(VALUES)),
             st.tuples(st.sampled_from(VALUES)),
             st.tuples(choice),
-            st.tuples(st.sampled_from(every), st.text(max_size=10)),
+            st.tuples(st.sampled_from(every), WORDS),
         )
         return st.lists(parts, max_size=4).map(lambda some: [*words, *(word for part in some for word in part)])
 
     made = st.sampled_from(known).flatmap(line)
-    return made | st.lists(st.text(max_size=10) | st.sampled_from([words[0] for words, _ in known]), max_size=4)
+    return made | st.lists(WORDS | st.sampled_from([words[0] for words, _ in known]), max_size=4)
 
 
 @sizes(3_000)

@@ -365,8 +365,8 @@ def test_arrays_of_another_form_are_named(root, key, values, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"trainNdxs": [[1]]}, "has no 'testNdxs'"),
-        ({"testNdxs": [[1]]}, "has no 'trainNdxs'"),
+        ({"trainNdxs": [[1]]}, "has no numbers called 'testNdxs'"),
+        ({"testNdxs": [[1]]}, "has no numbers called 'trainNdxs'"),
         (
             {"trainNdxs": [[0], [1]], "testNdxs": [[2]]},
             "'trainNdxs' holds 0; it must hold whole",
@@ -374,8 +374,11 @@ def test_arrays_of_another_form_are_named(root, key, values, message):
         ({"trainNdxs": [[1]], "testNdxs": [[4]]}, "'testNdxs' holds 4; it must hold whole numbers from 1 to 3"),
         ({"trainNdxs": [[1.5]], "testNdxs": [[2]]}, "'trainNdxs' holds 1.5"),
         ({"trainNdxs": [[np.nan]], "testNdxs": [[2]]}, "'trainNdxs' holds nan"),
-        ({"trainNdxs": [["a"]], "testNdxs": [[2]]}, "'trainNdxs' holds <U1, not numbers"),
-        ({"trainNdxs": np.array([{"a": 1}], dtype=object), "testNdxs": [[2]]}, "holds object, not numbers"),
+        ({"trainNdxs": [["a"]], "testNdxs": [[2]]}, "has no numbers called 'trainNdxs'"),
+        (
+            {"trainNdxs": np.array([{"a": 1}], dtype=object), "testNdxs": [[2]]},
+            "has no numbers called 'trainNdxs'",
+        ),
         ({"trainNdxs": np.zeros((0, 1)), "testNdxs": [[2]]}, "lists no 'train' images"),
         ({"trainNdxs": [[1], [2], [1]], "testNdxs": [[3]]}, f"{MAT}, image 0 is listed twice in 'train'"),
     ],
@@ -396,7 +399,7 @@ def test_an_image_of_both_splits_is_warned_of(root):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"classes": [[1]]}, "has no 'mapClass'"),
+        ({"classes": [[1]]}, "has no numbers called 'mapClass'"),
         ({"mapClass": [[1, 0]]}, "'mapClass' holds 0; it must hold whole numbers from 1 to 40"),
         ({"mapClass": [[1, 41]]}, "'mapClass' holds 41"),
         ({"mapClass": [[1, 2, 3]]}, rf"{MAT}, image 0 holds label 40; .*{CLASSES} has the classes of 1 to 3"),

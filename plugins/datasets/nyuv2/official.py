@@ -45,6 +45,7 @@ from mtlprune_bench import (
 from . import adashare
 from .classes import VOID, decode_forty
 from .geometry import normals_of
+from .matlab import read_numbers
 
 Array = NDArray[Any]
 Pair = tuple[Array, Array]
@@ -106,15 +107,10 @@ def _inside(root: Path, name: str) -> Path:
 
 def whole_numbers(path: Path, key: str, most: int) -> NDArray[np.int64]:
     """Return the numbers under `key` of a MATLAB file, [N]. Raises DataError unless whole, from 1 to `most`."""
-    from scipy.io import loadmat
-
     with naming(path, "a MATLAB file"):
-        content = loadmat(path, variable_names=[key])
-    if key not in content:
-        raise DataError(f"{path} has no '{key}'. Replace the file.")
-    numbers = np.asarray(content[key]).ravel()
-    if numbers.dtype.kind not in "iuf":
-        raise DataError(f"{path}: '{key}' holds {numbers.dtype}, not numbers. Replace the file.")
+        numbers = read_numbers(path.read_bytes(), key)
+    if numbers is None:
+        raise DataError(f"{path} has no numbers called '{key}'. Replace the file.")
     if (wrong := numbers[(numbers != np.floor(numbers)) | (numbers < 1) | (numbers > most)]).size:
         raise DataError(f"{path}: '{key}' holds {wrong[0]:g}; it must hold whole numbers from 1 to {most}.")
     return numbers.astype(np.int64)
