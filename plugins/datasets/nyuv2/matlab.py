@@ -1,7 +1,7 @@
 """MATLAB's files, version 5: the array of numbers under a name.
 
-SciPy reads them too, but ends the process where some bytes are damaged. The format is MathWorks' "MAT-File Format": a
-header of 128 bytes, then elements, each with a tag of its type and size. An array is an element made of elements.
+SciPy reads them too, but ends the process where bytes are damaged. The format is MathWorks' "MAT-File Format":
+128 bytes of header, then elements, each with a tag of its type and size. An array is an element made of elements.
 """
 
 from __future__ import annotations
