@@ -166,7 +166,13 @@ def test_the_readme_has_what_was_measured_between_its_markers(tmp_path):
         summary.write_readme(readme, "new")
 
 
-def test_growth_is_drawn(tmp_path):
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Measure here what cannot be sent to another process."""
+    monkeypatch.setattr(measure, "alone", lambda work, *given: work(*given))
+
+
+def test_growth_is_drawn(tmp_path, in_this_process):
     one = growth.Series("masks", "weights", (1, 2), lambda place: case(Sides({OURS: int}, lambda a, b: "")))
     found = growth.grow(one, CPU, ONCE, CEILINGS)
     summary.draw([(one.title, one.words, one.places, found)], tmp_path / "growth.svg")
@@ -200,7 +206,7 @@ def test_cases_reach_the_process_in_which_memory_is_measured():
         assert (again.name, again.size, again.needs) == (one.name, one.size, one.needs)
 
 
-def test_without_a_gpu_what_needs_one_is_left_out(monkeypatch):
+def test_without_a_gpu_what_needs_one_is_left_out(in_this_process):
     from benchmarks.speed.__main__ import run
 
     sides = Sides({OURS: int}, lambda theirs, ours: "")
